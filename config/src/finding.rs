@@ -1,0 +1,161 @@
+//! Findings: what is wrong in a deployment file, where, and what to write instead.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use crate::secret::redact;
+
+/// A byte range in the deployment file.
+pub type Span = Range<usize>;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The deployment cannot run.
+    Error,
+    /// It can run, but the writer should know.
+    Warning,
+}
+
+/// One thing that is wrong, with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The offending words.
+    pub span: Span,
+    /// What is wrong: lowercase, no full stop.
+    pub message: String,
+    /// What to write instead.
+    pub help: Option<String>,
+}
+
+/// Collects findings, so that one `check` shows them all.
+#[derive(Debug, Default)]
+pub struct Findings(RefCell<Vec<Finding>>);
+
+impl Findings {
+    /// Adds an error.
+    pub fn error(&self, span: Span, message: impl Into<String>) {
+        self.push(Severity::Error, span, message.into(), None);
+    }
+
+    /// Adds an error with what to write instead.
+    pub fn error_help(&self, span: Span, message: impl Into<String>, help: impl Into<String>) {
+        self.push(Severity::Error, span, message.into(), Some(help.into()));
+    }
+
+    /// Adds a warning with what to write instead.
+    pub fn warning(&self, span: Span, message: impl Into<String>, help: impl Into<String>) {
+        self.push(Severity::Warning, span, message.into(), Some(help.into()));
+    }
+
+    fn push(&self, severity: Severity, span: Span, message: String, help: Option<String>) {
+        self.0.borrow_mut().push(Finding { severity, span, message, help });
+    }
+
+    /// True if the deployment cannot run.
+    pub fn has_errors(&self) -> bool {
+        self.0.borrow().iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// How many findings there are, to see whether a step added one.
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// The findings in the order of the file, each once.
+    pub fn sorted(&self) -> Vec<Finding> {
+        let mut findings = self.0.borrow().clone();
+        findings.sort_by(|a, b| {
+            (a.span.start, a.span.end, &a.message).cmp(&(b.span.start, b.span.end, &b.message))
+        });
+        findings.dedup();
+        findings
+    }
+
+    /// All findings as text for a person: each with `file:line:column`, the line, the offending
+    /// words underlined, and the help. Secrets in the shown lines are masked.
+    pub fn render(&self, path: &str, source: &str, colour: bool) -> String {
+        let masked = redact(source);
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let mut out = String::new();
+        for finding in self.sorted() {
+            let level = match finding.severity {
+                Severity::Error => Level::ERROR,
+                Severity::Warning => Level::WARNING,
+            };
+            let message = redact(&finding.message);
+            let snippet = Snippet::source(&masked)
+                .path(path)
+                .annotation(AnnotationKind::Primary.span(shown(&masked, &finding.span)));
+            let mut report = vec![level.primary_title(&message).element(snippet)];
+            let help = finding.help.as_deref().map(redact);
+            if let Some(help) = &help {
+                report.push(Group::with_title(Level::HELP.secondary_title(help.as_str())));
+            }
+            out.push_str(&renderer.render(&report));
+            out.push_str("\n\n");
+        }
+        out
+    }
+}
+
+/// Clips a span to its first line and to character boundaries: an underline over ten lines helps
+/// nobody.
+fn shown(source: &str, span: &Span) -> Span {
+    let boundary = |mut at: usize| {
+        at = at.min(source.len());
+        while !source.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    let start = boundary(span.start);
+    let end = boundary(span.end.max(start));
+    let line_end = source[start..end].find('\n').map_or(end, |length| start + length);
+    start..line_end
+}
+
+/// The place of a word inside a span of the source, or the whole span where it is not found.
+pub fn word_span(source: &str, span: &Span, word: &str) -> Span {
+    let found = source.get(span.clone()).filter(|_| !word.is_empty()).and_then(|text| {
+        text.match_indices(word).map(|(at, _)| at).find(|&at| {
+            let whole = |neighbour: Option<char>| {
+                !neighbour.is_some_and(|c| c.is_alphanumeric() || c == '_')
+            };
+            whole(text[..at].chars().next_back()) && whole(text[at + word.len()..].chars().next())
+        })
+    });
+    found.map_or_else(|| span.clone(), |at| span.start + at..span.start + at + word.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_shows_its_place_and_no_secret() {
+        let source = "a = 1\nurl = \"nats://u:hunter2@h\"\n";
+        let findings = Findings::default();
+        findings.error_help(6..9, "unknown key `url`", "did you mean `uri`?");
+        let text = findings.render("x.toml", source, false);
+        assert!(text.contains("x.toml:2:1"), "{text}");
+        assert!(text.contains("did you mean `uri`?"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn words_are_found_whole() {
+        let source = "where = \"user_ids > user_id\"";
+        assert_eq!(word_span(source, &(8..source.len()), "user_id"), 20..27);
+        assert_eq!(word_span(source, &(8..source.len()), "nope"), 8..source.len());
+    }
+}

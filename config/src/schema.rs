@@ -1,0 +1,73 @@
+//! The shape of the rows on an edge of the graph: columns, key, and what their times promise.
+
+use std::sync::Arc;
+
+use crate::value::ColumnType;
+
+/// One column of an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// The name that expressions, tables and files use.
+    pub name: String,
+    /// The static type.
+    pub kind: ColumnType,
+    /// For a time that may drive windows downstream: how far its values may lie behind the
+    /// operator's watermark, in microseconds. `None`: the column must not be used as `time`.
+    pub behind_us: Option<i64>,
+}
+
+impl Column {
+    /// A column that is no time.
+    pub fn new(name: impl Into<String>, kind: ColumnType) -> Self {
+        Self { name: name.into(), kind, behind_us: None }
+    }
+
+    /// A timestamp column whose values lie at most `behind_us` behind the watermark.
+    pub fn time(name: impl Into<String>, behind_us: i64) -> Self {
+        Self { name: name.into(), kind: ColumnType::Timestamp, behind_us: Some(behind_us) }
+    }
+}
+
+/// When a row can no longer change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finality {
+    /// As soon as it is out (raw events, pairs of raw events).
+    Immediate,
+    /// When the watermark reaches the timestamp in `column` plus `plus_us`.
+    At {
+        /// Index of a timestamp column.
+        column: usize,
+        /// Microseconds to add to it.
+        plus_us: i64,
+    },
+}
+
+/// What comes out of a source, an operator or `dead_letter`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// The columns in output order.
+    pub columns: Vec<Column>,
+    /// Indices of the key columns: at most one row per key at any time, NULLs equal to each other.
+    pub key: Vec<usize>,
+    /// When a row can no longer change.
+    pub finality: Finality,
+    /// True where rows only come, and none is ever changed or deleted.
+    pub append_only: bool,
+    /// The column that partitions by date and is the default `time`.
+    pub time: Option<usize>,
+}
+
+/// Schemas are shared by everything that reads an edge.
+pub type SchemaRef = Arc<Schema>;
+
+impl Schema {
+    /// The index of the column with this name.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// The names of the columns, for suggestions.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|column| column.name.as_str())
+    }
+}

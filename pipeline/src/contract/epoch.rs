@@ -1,0 +1,53 @@
+//! Epochs: the differential timestamp, and what is recorded of each.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::position::Positions;
+
+/// A number that grows by one with every cut of the input.
+pub type Epoch = u64;
+
+/// Counts the lives of a pipeline: a higher one fences off every lower one.
+pub type Generation = u64;
+
+/// Before any event: the watermark of a source that has read nothing.
+pub const NO_WATERMARK: i64 = i64::MIN;
+
+/// After every event: the watermark of a source that is final.
+pub const FINAL_WATERMARK: i64 = i64::MAX;
+
+/// What is true at the end of an epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The generation that closed it.
+    pub generation: Generation,
+    /// How far each source has been read.
+    pub positions: Positions,
+    /// The watermark of each source after the epoch, in microseconds.
+    pub watermarks: BTreeMap<String, i64>,
+}
+
+impl EpochRecord {
+    /// The least of the sources' watermarks.
+    pub fn watermark(&self) -> i64 {
+        self.watermarks.values().copied().min().unwrap_or(NO_WATERMARK)
+    }
+}
+
+/// What a sink stores in the same step as its rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The state of the pipeline that the sink's content equals.
+    pub record: EpochRecord,
+    /// Where each source began when the pipeline was new: a replay begins there again.
+    pub origin: Positions,
+    /// A hash over everything that gives the sink's rows their meaning. Another one means that the
+    /// deployment was changed since.
+    pub fingerprint: String,
+    /// True if the pipeline is finished: `until = "final"` was reached and every window emitted.
+    pub finished: bool,
+}

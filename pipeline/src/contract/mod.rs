@@ -1,0 +1,13 @@
+//! What a component may know: batches of raw messages, events, rows, epochs, positions, faults, and
+//! the traits of the three kinds of component.
+
+pub mod batch;
+pub mod catalog;
+pub mod epoch;
+pub mod event;
+pub mod fault;
+pub mod nats;
+pub mod operator;
+pub mod position;
+pub mod sink;
+pub mod source;

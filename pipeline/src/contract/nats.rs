@@ -1,0 +1,1 @@
+//! The connection to NATS that the source and the sink share: settings, contexts, credentials.

@@ -1,0 +1,170 @@
+//! What a sink is: it stores rows and progress in one atomic step, and refuses a stale generation.
+
+use async_trait::async_trait;
+use waterwheel_config::schema::SchemaRef;
+use waterwheel_config::section::Section;
+use waterwheel_config::value::Row;
+
+use super::epoch::{Generation, Progress};
+use super::fault::Fault;
+
+/// What a sink writes of a row that changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emit {
+    /// Every change as it happens.
+    Changes,
+    /// Each row once, when it can no longer change.
+    Final,
+}
+
+/// What one of a sink's inputs is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputRole {
+    /// The raw events of a source.
+    RawEvents,
+    /// The rows of an operator.
+    Operator,
+    /// The built-in dead letters.
+    DeadLetters,
+}
+
+/// One input of a sink, by its index in [`Commit::changes`].
+#[derive(Clone, Debug)]
+pub struct SinkInput {
+    /// The name of the source, the operator, or `dead_letter`.
+    pub name: String,
+    /// What it is.
+    pub role: InputRole,
+    /// Its columns and key.
+    pub schema: SchemaRef,
+}
+
+/// What a sink must know of the pipeline around it.
+#[derive(Clone, Debug)]
+pub struct SinkContext {
+    /// The pipeline's name: keys the progress.
+    pub pipeline: String,
+    /// The sink's name: keys the progress.
+    pub sink: String,
+    /// The inputs in the order of `from`.
+    pub inputs: Vec<SinkInput>,
+    /// What it writes of a row that changes.
+    pub emit: Emit,
+}
+
+/// What changed in one input since the last commit, each key at most once in all.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// New rows and new values of rows.
+    pub upserts: Vec<Row>,
+    /// Rows that are gone, as they last were.
+    pub deletes: Vec<Row>,
+}
+
+impl Changes {
+    /// True if nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.upserts.is_empty() && self.deletes.is_empty()
+    }
+}
+
+/// One atomic step of a sink.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// What the sink's content equals after this step. Its positions may have moved without any
+    /// row having changed.
+    pub progress: Progress,
+    /// The changes by input.
+    pub changes: Vec<Changes>,
+}
+
+/// What a sink found when it was claimed.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The generation that now owns the sink.
+    pub generation: Generation,
+    /// The progress of the last commit; `None` if there never was one.
+    pub progress: Option<Progress>,
+}
+
+/// How a claim failed.
+#[derive(Debug)]
+pub enum ClaimError {
+    /// The sink holds this or a higher generation: claim again with a higher one.
+    Stale(Generation),
+    /// Anything else.
+    Fault(Fault),
+}
+
+impl From<Fault> for ClaimError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// A kind of sink, for `check`, the documentation and the planner.
+pub struct SinkKind {
+    /// The word for `type`.
+    pub name: &'static str,
+    /// What it writes, in one sentence.
+    pub summary: &'static str,
+    /// What a crash can do to its content, in one sentence.
+    pub guarantee: &'static str,
+    /// A complete example of its table.
+    pub example: &'static str,
+    /// `emit` where the deployment does not say.
+    pub default_emit: Emit,
+    /// Reads the settings of the kind; everything wrong becomes a finding. `type`, `from` and
+    /// `emit` are read by the planner.
+    pub plan: fn(&Section<'_>, &SinkContext) -> Option<Box<dyn SinkSpec>>,
+}
+
+/// The settings of one sink, ready to be built.
+pub trait SinkSpec: Send + Sync {
+    /// Builds the sink; nothing is opened yet.
+    fn build(&self) -> Box<dyn Sink>;
+
+    /// What it writes to, in a few words, for `explain` (no secret).
+    fn describe(&self) -> String;
+
+    /// What no two sinks of a pipeline may share: tables, directories, subjects.
+    fn resources(&self) -> Vec<String>;
+}
+
+/// A store of rows and progress.
+#[async_trait]
+pub trait Sink: Send {
+    /// Claims the sink for a generation of at least `at_least`, creates what is missing, and reads
+    /// the progress. The claim is written before anything is read, so that an older instance
+    /// cannot commit in between; it fails with [`ClaimError::Stale`] where the sink already holds
+    /// `at_least` or a higher generation.
+    async fn open(&mut self, at_least: Generation) -> Result<Claim, ClaimError>;
+
+    /// Makes the changes and the progress durable in one step, or keeps them for a step of its own
+    /// (a file that is still growing). Returns the newest progress that is durable.
+    ///
+    /// A stale generation is refused inside the step by [`super::fault::Remedy::Halt`]. After a
+    /// fault with [`super::fault::Remedy::Retry`] the runtime calls [`Sink::recover`], and then
+    /// commits again what is not in the progress.
+    async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault>;
+
+    /// Reads the progress again under the claimed generation, after a fault. A sink that kept
+    /// changes for a later step and has lost them returns a progress from before them; the runtime
+    /// then starts a new generation.
+    async fn recover(&mut self) -> Result<Option<Progress>, Fault>;
+
+    /// Called about once a second while nothing is committed, for steps that time makes due.
+    /// Returns the newest progress that is durable.
+    async fn tick(&mut self) -> Result<Option<Progress>, Fault> {
+        Ok(None)
+    }
+
+    /// Makes everything kept so far durable, and lets go. Returns the newest progress.
+    async fn close(&mut self) -> Result<Option<Progress>, Fault>;
+
+    /// Reaches the server and checks what `check --connect` promises: one line per problem.
+    /// Changes nothing.
+    async fn probe(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+}

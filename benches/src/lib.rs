@@ -1,1 +1,4 @@
-//! stub
+//! What the programs that measure waterwheel share.
+
+pub mod options;
+pub mod processor;

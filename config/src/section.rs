@@ -48,6 +48,11 @@ impl<'d> Section<'d> {
         Self { document, what, span, entries, asked: RefCell::default() }
     }
 
+    /// The same table with nothing asked for, to read it without a trace.
+    pub fn copy(&self) -> Self {
+        Self::new(self.document, self.what.clone(), self.span.clone(), self.entries)
+    }
+
     /// Where findings go.
     pub fn findings(&self) -> &'d Findings {
         &self.document.findings

@@ -1,6 +1,17 @@
 //! The kinds of operator, one file each.
 
+pub mod aggregate;
+pub mod funnel;
+pub mod join;
+
+mod accumulator;
+mod exact_sum;
+mod expiring;
+mod key;
+mod measure;
+mod sketch;
+
 use waterwheel_pipeline::contract::operator::OperatorKind;
 
 /// Every kind of operator.
-pub const OPERATORS: &[OperatorKind] = &[];
+pub const OPERATORS: &[OperatorKind] = &[aggregate::KIND];

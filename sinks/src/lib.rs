@@ -2,5 +2,10 @@
 
 use waterwheel_pipeline::contract::sink::SinkKind;
 
+mod json;
+mod parquet;
+pub mod postgres;
+mod print;
+
 /// Every kind of sink.
-pub const SINKS: &[SinkKind] = &[];
+pub const SINKS: &[SinkKind] = &[parquet::KIND, postgres::KIND, print::KIND];

@@ -1,6 +1,9 @@
 //! The kinds of source, one file each.
 
+pub mod file;
+pub mod generate;
+
 use waterwheel_pipeline::contract::source::SourceKind;
 
 /// Every kind of source.
-pub const SOURCES: &[SourceKind] = &[];
+pub const SOURCES: &[SourceKind] = &[file::KIND, generate::KIND];

@@ -1,10 +1,295 @@
 //! Events as operators see them: batches of decoded fields, and the schemas of raw events and dead
 //! letters.
+//!
+//! A batch is decoded once, and only the fields that the deployment names. It is then shared by all
+//! operators of the worker that decoded it; nothing of it crosses a thread.
 
 use std::sync::Arc;
 
+use waterwheel_config::expr::{Fields, Program, Val};
 use waterwheel_config::schema::{Column, Finality, Schema, SchemaRef};
-use waterwheel_config::value::ColumnType;
+use waterwheel_config::value::{ColumnType, Row, Value};
+
+use super::batch::RawMessage;
+
+/// A field that decoding extracts, by its slot in a [`Projection`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// A field of the envelope (SPEC 2).
+    Envelope(Envelope),
+    /// A path in the payload.
+    Path(Vec<String>),
+    /// The payload as JSON text.
+    Payload,
+}
+
+/// The fields of the envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the contract's own words")]
+pub enum Envelope {
+    Id,
+    EventType,
+    Timestamp,
+    UserId,
+    SessionId,
+    CorrelationId,
+    CausationId,
+    Source,
+    Subject,
+    Stream,
+    Sequence,
+    ReceivedAt,
+}
+
+impl Envelope {
+    /// Every field with its name.
+    pub const ALL: [(&'static str, Self); 12] = [
+        ("id", Self::Id),
+        ("event_type", Self::EventType),
+        ("timestamp", Self::Timestamp),
+        ("user_id", Self::UserId),
+        ("session_id", Self::SessionId),
+        ("correlation_id", Self::CorrelationId),
+        ("causation_id", Self::CausationId),
+        ("source", Self::Source),
+        ("subject", Self::Subject),
+        ("stream", Self::Stream),
+        ("sequence", Self::Sequence),
+        ("received_at", Self::ReceivedAt),
+    ];
+
+    /// The field with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, field)| *field)
+    }
+}
+
+/// What decoding must extract from the messages of one source.
+#[derive(Clone, Debug, Default)]
+pub struct Projection {
+    /// The field of each slot.
+    pub fields: Vec<Field>,
+    /// Where keys are needed: a text over 1 KiB in one of them makes the message a dead letter.
+    pub keys: Vec<KeyNeed>,
+}
+
+/// Key expressions that are evaluated for the events that pass a condition.
+#[derive(Clone, Debug)]
+pub struct KeyNeed {
+    /// The condition; `None` for every event.
+    pub condition: Option<Program>,
+    /// The expressions of the key.
+    pub keys: Vec<Program>,
+}
+
+impl Projection {
+    /// The slot of a field, allotted on first use.
+    pub fn slot(&mut self, field: &Field) -> usize {
+        if let Some(slot) = self.fields.iter().position(|known| known == field) {
+            return slot;
+        }
+        self.fields.push(field.clone());
+        self.fields.len() - 1
+    }
+}
+
+/// One decoded field. Texts lie in the batch's buffer, or in `scratch` where they had escapes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the variants are those of JSON")]
+pub enum Slot {
+    Null,
+    Boolean(bool),
+    Integer(i64),
+    /// Above `i64::MAX`.
+    Unsigned(u64),
+    Float(f64),
+    Timestamp(i64),
+    /// A text in the buffer.
+    Text {
+        start: u32,
+        end: u32,
+    },
+    /// A text in `scratch`.
+    Scratch {
+        start: u32,
+        end: u32,
+    },
+    /// An object or list in the buffer.
+    Json {
+        start: u32,
+        end: u32,
+    },
+    /// An object or list in `scratch`.
+    ScratchJson {
+        start: u32,
+        end: u32,
+    },
+    /// The name of the stream.
+    Stream,
+}
+
+/// What is known of each event besides its fields.
+#[derive(Clone, Copy, Debug)]
+pub struct EventMeta {
+    /// Event time in microseconds.
+    pub timestamp_us: i64,
+    /// Orders the events of a source.
+    pub ordinal: u64,
+    /// The index of its message in [`EventBatch::messages`].
+    pub message: u32,
+    /// True if it came too late to take part in operators.
+    pub late: bool,
+}
+
+/// Decoded events of one source, in log order.
+#[derive(Clone, Debug)]
+pub struct EventBatch {
+    /// The index of the source among the deployment's sources.
+    pub source: u16,
+    /// The name of the stream or the path of the file.
+    pub stream: Arc<str>,
+    /// Subjects, headers and payloads of the messages, one after another. A message that was not
+    /// UTF-8 has no event, and is blotted out here.
+    pub text: String,
+    /// The messages they come from.
+    pub messages: Vec<RawMessage>,
+    /// Texts that had escapes, and made-up ids.
+    pub scratch: String,
+    /// How many slots each event has.
+    pub stride: usize,
+    /// The slots of all events, one event after another.
+    pub slots: Vec<Slot>,
+    /// The events.
+    pub events: Vec<EventMeta>,
+}
+
+impl EventBatch {
+    /// One event.
+    pub fn view(&self, index: usize) -> EventView<'_> {
+        EventView { batch: self, index }
+    }
+
+    /// The events that take part in operators: all but the late ones.
+    pub fn accepted(&self) -> impl Iterator<Item = EventView<'_>> {
+        (0..self.events.len())
+            .filter(|&index| !self.events[index].late)
+            .map(|index| self.view(index))
+    }
+
+    /// The text of a range; empty for a range that is not there.
+    pub fn text(&self, range: std::ops::Range<u32>) -> &str {
+        self.text.get(range.start as usize..range.end as usize).unwrap_or_default()
+    }
+
+    fn val(&self, slot: Slot) -> Val<'_> {
+        let scratch = |start: u32, end: u32| {
+            self.scratch.get(start as usize..end as usize).unwrap_or_default()
+        };
+        match slot {
+            Slot::Null => Val::Null,
+            Slot::Boolean(flag) => Val::Boolean(flag),
+            Slot::Integer(number) => Val::Integer(i128::from(number)),
+            Slot::Unsigned(number) => Val::Integer(i128::from(number)),
+            Slot::Float(number) => Val::Float(number),
+            Slot::Timestamp(micros) => Val::Timestamp(micros),
+            Slot::Text { start, end } => Val::text(self.text(start..end)),
+            Slot::Scratch { start, end } => Val::text(scratch(start, end)),
+            Slot::Json { start, end } => Val::Json(self.text(start..end)),
+            Slot::ScratchJson { start, end } => Val::Json(scratch(start, end)),
+            Slot::Stream => Val::text(&self.stream),
+        }
+    }
+}
+
+/// One event of a batch; the fields of expressions over a source.
+#[derive(Clone, Copy, Debug)]
+pub struct EventView<'a> {
+    batch: &'a EventBatch,
+    index: usize,
+}
+
+impl<'a> EventView<'a> {
+    /// What is known of it besides its fields.
+    pub fn meta(&self) -> &'a EventMeta {
+        &self.batch.events[self.index]
+    }
+
+    /// The event's key: `<stream>:<sequence>`.
+    pub fn key_text(&self) -> String {
+        let sequence = self.message().map_or(0, |message| message.sequence);
+        format!("{}:{sequence}", self.batch.stream)
+    }
+
+    /// The index of its source.
+    pub fn source(&self) -> u16 {
+        self.batch.source
+    }
+
+    /// The value in a slot, for as long as the batch lives.
+    pub fn val(&self, slot: usize) -> Val<'a> {
+        if slot >= self.batch.stride {
+            return Val::Null;
+        }
+        self.batch.val(self.batch.slots[self.index * self.batch.stride + slot])
+    }
+
+    fn message(&self) -> Option<&'a RawMessage> {
+        self.batch.messages.get(self.meta().message as usize)
+    }
+}
+
+impl Fields for EventView<'_> {
+    fn get(&self, slot: usize) -> Val<'_> {
+        self.val(slot)
+    }
+}
+
+/// Turns events into the rows of [`raw_schema`].
+#[derive(Clone, Debug)]
+pub struct RawColumns {
+    slots: Vec<(usize, ColumnType)>,
+    late: usize,
+}
+
+impl RawColumns {
+    /// Allots the slots that raw rows need.
+    pub fn project(projection: &mut Projection) -> Self {
+        let schema = raw_schema();
+        let mut late = 0;
+        let slots = schema
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(index, column)| {
+                let field = match (column.name.as_str(), Envelope::named(&column.name)) {
+                    (_, Some(envelope)) => Field::Envelope(envelope),
+                    ("late", None) => {
+                        late = index;
+                        Field::Envelope(Envelope::Timestamp)
+                    }
+                    _ => Field::Payload,
+                };
+                (projection.slot(&field), column.kind)
+            })
+            .collect();
+        Self { slots, late }
+    }
+
+    /// The row of one event.
+    pub fn row(&self, event: &EventView<'_>) -> Row {
+        self.slots
+            .iter()
+            .enumerate()
+            .map(|(index, (slot, kind))| {
+                if index == self.late {
+                    Value::Boolean(event.meta().late)
+                } else {
+                    event.val(*slot).to_value(*kind)
+                }
+            })
+            .collect()
+    }
+}
 
 /// The columns of raw events, in this order.
 pub const RAW_COLUMNS: [&str; 14] = [

@@ -3,9 +3,12 @@
 
 pub mod batch;
 pub mod catalog;
+pub mod clock;
 pub mod epoch;
 pub mod event;
 pub mod fault;
+pub mod fold;
+pub mod mapping;
 pub mod nats;
 pub mod operator;
 pub mod position;

@@ -1,7 +1,255 @@
-//! What an operator is.
+//! What an operator is: a plan, made once from its settings, that renders itself into the dataflow
+//! of every worker.
+//!
+//! Everything between operators is a differential collection of [`Row`]s. From sources come
+//! batches of events instead, which an operator reads where they were decoded: it evaluates its
+//! expressions on borrowed fields, combines what it can, and only then sends anything to another
+//! worker.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use differential_dataflow::VecCollection;
+use timely::dataflow::{Scope, Stream};
+use waterwheel_config::expr::{self, Binding, ExprError, Fields, Kind, Val};
+use waterwheel_config::finding::Span;
+use waterwheel_config::names::nearest;
+use waterwheel_config::schema::SchemaRef;
+use waterwheel_config::section::Section;
+use waterwheel_config::value::Row;
+
+use super::clock::{Clock, StateGauge, Watermark};
+use super::epoch::Epoch;
+use super::event::{Envelope, EventBatch, EventView, Field, Projection};
+
+/// A collection of rows.
+pub type Rows<'s> = VecCollection<'s, Epoch, Row, isize>;
+
+/// Batches of events, each on the worker that decoded it, as updates of multiplicity one.
+pub type Events<'s> = Stream<'s, Epoch, Vec<(Rc<EventBatch>, Epoch, isize)>>;
 
 /// A kind of operator, for `check`, the documentation and the planner.
 pub struct OperatorKind {
     /// The word for `type`.
     pub name: &'static str,
+    /// What it computes, in one sentence.
+    pub summary: &'static str,
+    /// A complete example of its table.
+    pub example: &'static str,
+    /// Where its inputs are named: keys whose values are names of inputs, in the order in which
+    /// [`OperatorContext::inputs`] holds them.
+    pub inputs: fn(&Section<'_>) -> Vec<InputName>,
+    /// Reads the settings; everything wrong becomes a finding.
+    pub plan: fn(&Section<'_>, &mut OperatorContext) -> Option<Planned>,
+}
+
+/// The name of an input and where it stands.
+#[derive(Clone, Debug)]
+pub struct InputName {
+    /// The name of a source, an operator, or `dead_letter`.
+    pub name: String,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// The inputs under `from`: one name or a list.
+pub fn inputs_from(section: &Section<'_>) -> Vec<InputName> {
+    if section.require("from").is_none() {
+        return Vec::new();
+    }
+    let names = section.texts("from").unwrap_or_default();
+    if names.is_empty() {
+        section.findings().error(section.key_span("from"), "`from` names no input");
+    }
+    names.into_iter().map(|name| InputName { name: name.value, span: name.span }).collect()
+}
+
+/// What an operator knows of one of its inputs while it is planned.
+#[derive(Clone, Debug)]
+pub struct InputPlan {
+    /// The name of the source or operator.
+    pub name: String,
+    /// What flows in.
+    pub flow: InputFlow,
+    /// The watermark of what flows in.
+    pub watermark: Watermark,
+}
+
+/// What flows into an operator.
+#[derive(Clone, Debug)]
+pub enum InputFlow {
+    /// Events of a source, by what is decoded of them.
+    Events(Rc<RefCell<Projection>>),
+    /// Rows of another operator, or dead letters.
+    Rows(SchemaRef),
+}
+
+impl InputPlan {
+    /// The scope in which expressions over this input are compiled.
+    pub fn scope(&self, zone: Tz) -> InputScope<'_> {
+        InputScope { input: self, zone }
+    }
+
+    /// True if rows never change or disappear once they are out.
+    pub fn append_only(&self) -> bool {
+        match &self.flow {
+            InputFlow::Events(_) => true,
+            InputFlow::Rows(schema) => schema.append_only,
+        }
+    }
+
+    /// Notes that these expressions are keys, for the events that pass the condition.
+    pub fn need_keys(&self, condition: Option<&expr::Program>, keys: Vec<expr::Program>) {
+        if let InputFlow::Events(projection) = &self.flow {
+            let need = super::event::KeyNeed { condition: condition.cloned(), keys };
+            projection.borrow_mut().keys.push(need);
+        }
+    }
+}
+
+/// Resolves names to the fields of events or the columns of rows.
+#[derive(Debug)]
+pub struct InputScope<'a> {
+    input: &'a InputPlan,
+    zone: Tz,
+}
+
+impl expr::Scope for InputScope<'_> {
+    fn resolve(&mut self, path: &[String]) -> Result<Binding, ExprError> {
+        match &self.input.flow {
+            InputFlow::Rows(schema) => resolve_column(&self.input.name, schema, path),
+            InputFlow::Events(projection) => {
+                let (field, kind) = event_field(path);
+                Ok(Binding { slot: projection.borrow_mut().slot(&field), kind })
+            }
+        }
+    }
+
+    fn timezone(&self) -> Tz {
+        self.zone
+    }
+}
+
+fn event_field(path: &[String]) -> (Field, Kind) {
+    match path {
+        [name] if name == "payload" => (Field::Payload, Kind::Any),
+        [name] => match Envelope::named(name) {
+            Some(envelope @ (Envelope::Timestamp | Envelope::ReceivedAt)) => {
+                (Field::Envelope(envelope), Kind::Timestamp)
+            }
+            Some(envelope) => (Field::Envelope(envelope), Kind::Any),
+            None => (Field::Path(path.to_vec()), Kind::Any),
+        },
+        [first, rest @ ..] if first == "payload" => (Field::Path(rest.to_vec()), Kind::Any),
+        _ => (Field::Path(path.to_vec()), Kind::Any),
+    }
+}
+
+fn resolve_column(input: &str, schema: &SchemaRef, path: &[String]) -> Result<Binding, ExprError> {
+    let name = path.join(".");
+    if let Some(slot) = schema.index_of(&name) {
+        return Ok(Binding { slot, kind: schema.columns[slot].kind.into() });
+    }
+    let error = ExprError::new(&name, format!("`{input}` has no column `{name}`"));
+    Err(match nearest(&name, schema.names()) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => {
+            let names: Vec<&str> = schema.names().collect();
+            error.help(format!("its columns are: {}", names.join(", ")))
+        }
+    })
+}
+
+/// A row as the fields of an expression: a slot is a column.
+#[derive(Clone, Copy, Debug)]
+pub struct RowView<'a>(pub &'a Row);
+
+impl Fields for RowView<'_> {
+    fn get(&self, slot: usize) -> Val<'_> {
+        self.0.values().get(slot).map_or(Val::Null, Val::from)
+    }
+}
+
+/// What the planner gives an operator.
+#[derive(Debug)]
+pub struct OperatorContext {
+    /// The operator's name.
+    pub name: String,
+    /// Its inputs, in the order of [`OperatorKind::inputs`].
+    pub inputs: Vec<InputPlan>,
+}
+
+impl OperatorContext {
+    /// The least of the inputs' watermarks.
+    pub fn watermark(&self) -> Watermark {
+        Watermark::least(self.inputs.iter().map(|input| &input.watermark))
+    }
+}
+
+/// A planned operator.
+#[derive(Clone)]
+pub struct Planned {
+    /// Renders it.
+    pub operator: Arc<dyn Operator>,
+    /// What comes out.
+    pub schema: SchemaRef,
+    /// The watermark of what comes out.
+    pub watermark: Watermark,
+    /// What bounds its state, in a sentence for `explain`.
+    pub state_bound: String,
+    /// Everything that changes the meaning of its rows, for the fingerprint; its inputs' own
+    /// meaning is added by the planner.
+    pub meaning: String,
+}
+
+/// One input, rendered.
+pub enum Input<'s> {
+    /// Events of a source.
+    Events(Events<'s>),
+    /// Rows.
+    Rows(Rows<'s>),
+}
+
+/// What an operator knows while it renders itself on one worker.
+#[derive(Clone)]
+pub struct RenderContext {
+    /// The watermarks of every epoch.
+    pub clock: Clock,
+    /// The watermark of the operator's inputs.
+    pub watermark: Watermark,
+    /// Where it reports the size of its state.
+    pub state: StateGauge,
+}
+
+/// A planned operator, shared by all workers.
+pub trait Operator: Send + Sync {
+    /// Builds the operator into a worker's dataflow. Every worker renders every operator, in the
+    /// same order.
+    fn render<'s>(
+        &self,
+        scope: Scope<'s, Epoch>,
+        inputs: Vec<Input<'s>>,
+        context: RenderContext,
+    ) -> Rows<'s>;
+}
+
+/// One item of an input, whichever it is, as the fields of an expression.
+#[derive(Clone, Copy, Debug)]
+pub enum Item<'a> {
+    /// An event.
+    Event(EventView<'a>),
+    /// A row.
+    Row(RowView<'a>),
+}
+
+impl Fields for Item<'_> {
+    #[inline]
+    fn get(&self, slot: usize) -> Val<'_> {
+        match self {
+            Self::Event(event) => event.val(slot),
+            Self::Row(row) => row.get(slot),
+        }
+    }
 }

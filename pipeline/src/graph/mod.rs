@@ -1,1 +1,136 @@
-//! The graph that a deployment file describes.
+//! The graph that a deployment file describes: sources, operators in the order of the flow, sinks.
+
+pub mod explain;
+mod fingerprint;
+mod plan;
+mod sources;
+
+use std::sync::Arc;
+
+use waterwheel_config::schema::SchemaRef;
+
+use crate::contract::clock::Watermark;
+use crate::contract::event::{RawColumns, dead_letter_schema, raw_schema};
+use crate::contract::operator::Planned;
+use crate::contract::sink::{Emit, SinkContext, SinkSpec};
+use crate::contract::source::{SourceSpec, Until};
+use crate::runtime::decode::DecodePlan;
+
+pub use plan::plan;
+
+/// A deployment without findings, ready to be run.
+pub struct Deployment {
+    /// Keys progress, checkpoints and metrics.
+    pub name: String,
+    /// How many dataflow workers.
+    pub workers: usize,
+    /// The longest that an event waits before its changes go to the sinks.
+    pub flush_us: i64,
+    /// The sources, in the order of the file.
+    pub sources: Vec<SourceNode>,
+    /// The operators, each after its inputs.
+    pub operators: Vec<OperatorNode>,
+    /// The sinks, by name.
+    pub sinks: Vec<SinkNode>,
+}
+
+/// Where an input comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputRef {
+    /// A source, by index.
+    Source(usize),
+    /// An operator, by index.
+    Operator(usize),
+    /// The dead letters of all sources.
+    DeadLetters,
+}
+
+/// A source of the graph.
+pub struct SourceNode {
+    /// Its name.
+    pub name: String,
+    /// The word for `type`.
+    pub kind: &'static str,
+    /// Its settings.
+    pub spec: Box<dyn SourceSpec>,
+    /// When its reading ends.
+    pub until: Until,
+    /// How far behind the largest timestamp an event may be.
+    pub lateness_us: i64,
+    /// How its messages are decoded.
+    pub decode: Arc<DecodePlan>,
+    /// How raw rows are made of its events, where a sink wants them.
+    pub raw: Option<RawColumns>,
+}
+
+/// An operator of the graph.
+pub struct OperatorNode {
+    /// Its name.
+    pub name: String,
+    /// The word for `type`.
+    pub kind: &'static str,
+    /// Where its inputs come from.
+    pub inputs: Vec<InputRef>,
+    /// What it does.
+    pub planned: Planned,
+    /// The watermark of its inputs.
+    pub watermark: Watermark,
+}
+
+/// A sink of the graph.
+pub struct SinkNode {
+    /// Its name.
+    pub name: String,
+    /// The word for `type`.
+    pub kind: &'static str,
+    /// What a crash can do to its content.
+    pub guarantee: &'static str,
+    /// Its settings.
+    pub spec: Box<dyn SinkSpec>,
+    /// Where its inputs come from, in the order of `from`.
+    pub inputs: Vec<InputRef>,
+    /// What it knows of the pipeline.
+    pub context: SinkContext,
+    /// A hash over everything that gives its rows their meaning.
+    pub fingerprint: String,
+}
+
+impl Deployment {
+    /// The schema of an edge.
+    pub fn schema(&self, input: InputRef) -> SchemaRef {
+        match input {
+            InputRef::Source(_) => raw_schema(),
+            InputRef::Operator(index) => self.operators[index].planned.schema.clone(),
+            InputRef::DeadLetters => dead_letter_schema(),
+        }
+    }
+
+    /// The watermark of an edge.
+    pub fn watermark(&self, input: InputRef) -> Watermark {
+        match input {
+            InputRef::Source(index) => Watermark::source(index as u16),
+            InputRef::Operator(index) => self.operators[index].planned.watermark.clone(),
+            InputRef::DeadLetters => {
+                let sources: Vec<Watermark> =
+                    (0..self.sources.len()).map(|index| Watermark::source(index as u16)).collect();
+                Watermark::least(&sources)
+            }
+        }
+    }
+
+    /// The name of an edge's origin.
+    pub fn input_name(&self, input: InputRef) -> &str {
+        match input {
+            InputRef::Source(index) => &self.sources[index].name,
+            InputRef::Operator(index) => &self.operators[index].name,
+            InputRef::DeadLetters => crate::contract::event::DEAD_LETTER,
+        }
+    }
+
+    /// True if a sink writes changes of this input as they happen.
+    pub fn emits_changes(&self, input: InputRef) -> bool {
+        self.sinks
+            .iter()
+            .any(|sink| sink.context.emit == Emit::Changes && sink.inputs.contains(&input))
+    }
+}

@@ -1,0 +1,560 @@
+//! **aggregate** counts, sums and measures groups of events in windows of event time.
+//!
+//! ```toml
+//! [operators.volume]
+//! type = "aggregate"
+//! from = "events"
+//! where = "event_type = 'order.filled'"
+//! by = ["properties.symbol"]
+//! windows = ["1m", "1h", "1d"]
+//! measures.trades = "count(*)"
+//! measures.notional = "sum(properties.price * properties.quantity)"
+//! ```
+//!
+//! Every worker first combines the events of an epoch that it decoded itself into one partial per
+//! group and pane ([`combine`]); partials then move to the worker that owns the group, which keeps
+//! the open windows of every granularity ([`windows`]) and drops each whole when the watermark
+//! reaches its end.
+
+mod combine;
+mod windows;
+
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Concatenate;
+use waterwheel_config::calendar::Period;
+use waterwheel_config::expr::{self, Ast, Kind, Program};
+use waterwheel_config::schema::{Column, Finality, Schema};
+use waterwheel_config::section::{Section, Spanned};
+use waterwheel_config::value::{ColumnType, Value};
+use waterwheel_pipeline::contract::epoch::Epoch;
+use waterwheel_pipeline::contract::operator::{
+    Input, InputFlow, InputPlan, Operator, OperatorContext, OperatorKind, Planned, RenderContext,
+    Rows, inputs_from,
+};
+
+use self::combine::{Combiner, Partial};
+use self::windows::OpenWindows;
+use crate::accumulator::{Accumulator, AccumulatorKind};
+use crate::key::KeyPlan;
+use crate::measure::{Feed, Reading, compile_measure};
+use waterwheel_pipeline::contract::fold::{Update, every_epoch};
+
+/// The kind.
+pub const KIND: OperatorKind = OperatorKind {
+    name: "aggregate",
+    summary: "counts, sums and measures groups of events in windows of event time",
+    example: r#"[operators.volume]
+type = "aggregate"
+from = "events"
+by = ["properties.symbol"]
+windows = ["1m", "1h"]
+measures.trades = "count(*)"
+"#,
+    inputs: inputs_from,
+    plan,
+};
+
+/// Everything a worker needs to compute an aggregate.
+#[derive(Debug)]
+struct Plan {
+    inputs: Vec<InputPrograms>,
+    accumulators: Vec<AccumulatorKind>,
+    /// True where an input may take rows back.
+    retracting: bool,
+    /// How each measure reads which accumulator.
+    readings: Vec<(Reading, usize)>,
+    /// The panes in which events are combined; every level is a union of panes of one of them.
+    panes: Vec<Period>,
+    levels: Vec<Level>,
+}
+
+/// The programs over one input.
+#[derive(Debug)]
+struct InputPrograms {
+    condition: Option<Program>,
+    key: KeyPlan,
+    /// What feeds each accumulator.
+    feeds: Vec<Feed>,
+    /// The column of event time; events have their own.
+    time_slot: Option<usize>,
+}
+
+/// One granularity.
+#[derive(Debug)]
+struct Level {
+    /// As written: "1m".
+    granularity: Value,
+    period: Period,
+    /// The index of its panes.
+    pane: usize,
+}
+
+struct Aggregate(Arc<Plan>);
+
+impl Operator for Aggregate {
+    fn render<'s>(
+        &self,
+        scope: Scope<'s, Epoch>,
+        inputs: Vec<Input<'s>>,
+        context: RenderContext,
+    ) -> Rows<'s> {
+        let partials: Vec<_> = inputs
+            .into_iter()
+            .enumerate()
+            .map(|(index, input)| {
+                let combiner = Combiner::new(self.0.clone(), index);
+                let clock = context.clock.clone();
+                match input {
+                    Input::Events(events) => {
+                        every_epoch(events, Pipeline, "CombineEvents", clock, combiner).inner
+                    }
+                    Input::Rows(rows) => {
+                        every_epoch(rows.inner, Pipeline, "CombineRows", clock, combiner).inner
+                    }
+                }
+            })
+            .collect();
+        let windows = OpenWindows::new(self.0.clone(), &context);
+        let owner = Exchange::new(|(partial, _, _): &Update<Partial>| partial.hash);
+        every_epoch(scope.concatenate(partials), owner, "Windows", context.clock, windows)
+    }
+}
+
+fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned> {
+    section.refuse(&["breakdown", "compare", "expire"]);
+    let zone = timezone(section);
+    let before = section.findings().len();
+    let (levels, panes) = levels(section, zone)?;
+    let time = section.text("time");
+    let conditions = section.text("where");
+    let by = by_columns(section);
+    let measures = measure_texts(section);
+    let mut inputs = Vec::new();
+    let mut shape: Option<InputShape> = None;
+    let mut watermark = Vec::new();
+    for input in &context.inputs {
+        let (programs, this, delay_us) =
+            plan_input(section, input, zone, time.as_ref(), conditions.as_ref(), &by, &measures)?;
+        watermark.push(input.watermark.delayed(delay_us));
+        match &shape {
+            Some(first) if *first != this => section.findings().error_help(
+                section.key_span("from"),
+                format!(
+                    "the columns of `{}` have other types than those of its neighbours",
+                    input.name
+                ),
+                "give the types with cast(... as ...), so that all inputs agree",
+            ),
+            Some(_) => {}
+            None => shape = Some(this),
+        }
+        inputs.push(programs);
+    }
+    let shape = shape?;
+    if section.findings().len() > before {
+        return None;
+    }
+    let schema = schema(&levels, &by, &measures, &shape);
+    let meaning = meaning(section, zone);
+    let retracting = context.inputs.iter().any(|input| !input.append_only());
+    let state_bound = state_bound(&levels);
+    let plan = Plan {
+        inputs,
+        accumulators: shape.accumulators,
+        retracting,
+        readings: shape.readings,
+        panes,
+        levels,
+    };
+    Some(Planned {
+        operator: Arc::new(Aggregate(Arc::new(plan))),
+        schema: Arc::new(schema),
+        watermark: waterwheel_pipeline::contract::clock::Watermark::least(&watermark),
+        state_bound,
+        meaning,
+    })
+}
+
+/// What all inputs must agree on.
+#[derive(Clone, Debug, PartialEq)]
+struct InputShape {
+    by: Vec<ColumnType>,
+    columns: Vec<ColumnType>,
+    accumulators: Vec<AccumulatorKind>,
+    readings: Vec<(Reading, usize)>,
+}
+
+/// A `by` column as written.
+struct ByColumn {
+    alias: String,
+    text: Spanned<String>,
+    ast: Ast,
+}
+
+/// Reads `timezone`; UTC by default.
+pub(crate) fn timezone(section: &Section<'_>) -> Tz {
+    let parse = |text: &str| {
+        text.parse::<Tz>().map_err(|_| {
+            let near = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+            let near = waterwheel_config::names::nearest(text, near);
+            match near {
+                Some(near) => format!("there is no timezone `{text}`; did you mean `{near}`?"),
+                None => {
+                    format!("there is no timezone `{text}`; write a name such as Europe/Berlin")
+                }
+            }
+        })
+    };
+    section.parsed("timezone", parse).map_or(Tz::UTC, |zone| zone.value)
+}
+
+fn levels(section: &Section<'_>, zone: Tz) -> Option<(Vec<Level>, Vec<Period>)> {
+    if !section.has("windows") {
+        section.findings().error_help(
+            section.span.clone(),
+            format!(
+                "{} has no `windows`; an aggregate over all time is not built yet",
+                section.what
+            ),
+            "write for example windows = [\"1m\", \"1h\"]",
+        );
+        let _ = section.node("windows");
+        return None;
+    }
+    if let Some(node) = section.node("windows")
+        && is_hopping(node)
+    {
+        section.findings().error_help(
+            node.span.clone(),
+            "hopping windows are not built yet",
+            "write lengths only: windows = [\"1m\", \"1h\"]",
+        );
+        return None;
+    }
+    let texts = section.texts("windows")?;
+    let mut written: Vec<(String, Period)> = Vec::new();
+    for text in texts {
+        match Period::parse(&text.value, zone) {
+            Ok(_) if written.iter().any(|(label, _)| *label == text.value) => {
+                section
+                    .findings()
+                    .error(text.span, format!("the window `{}` is there twice", text.value));
+            }
+            Ok(period) => written.push((text.value, period)),
+            Err(message) => section.findings().error(text.span, message),
+        }
+    }
+    let Some(panes) = panes(&written) else {
+        section.findings().error(section.key_span("windows"), "`windows` names no window");
+        return None;
+    };
+    let levels = written
+        .into_iter()
+        .map(|(label, period)| Level {
+            granularity: Value::text(&label),
+            period,
+            pane: panes.iter().position(|pane| period.is_union_of(*pane)).unwrap_or(0),
+        })
+        .collect();
+    Some((levels, panes))
+}
+
+fn is_hopping(node: &waterwheel_config::document::Node) -> bool {
+    use waterwheel_config::document::NodeKind;
+    match &node.kind {
+        NodeKind::Table(_) => true,
+        NodeKind::Array(items) => items.iter().any(|item| matches!(item.kind, NodeKind::Table(_))),
+        _ => false,
+    }
+}
+
+/// The panes from which all windows can be rolled up: the greatest common divisor of the fixed
+/// lengths, and the finest calendar period where a timezone's days are no union of those.
+fn panes(written: &[(String, Period)]) -> Option<Vec<Period>> {
+    let fixed = written.iter().filter_map(|(_, period)| match period {
+        Period::Fixed(length_us) => Some(*length_us),
+        _ => None,
+    });
+    let mut panes: Vec<Period> =
+        fixed.reduce(greatest_common_divisor).map(Period::Fixed).into_iter().collect();
+    let mut calendar: Vec<Period> = written
+        .iter()
+        .map(|(_, period)| *period)
+        .filter(|period| !panes.iter().any(|pane| period.is_union_of(*pane)))
+        .collect();
+    // Days come before weeks and months, which are unions of them.
+    calendar.sort_by_key(|period| period.longest_us());
+    for period in calendar {
+        if !panes.iter().any(|pane| period.is_union_of(*pane)) {
+            panes.push(period);
+        }
+    }
+    (!panes.is_empty()).then_some(panes)
+}
+
+fn greatest_common_divisor(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+fn by_columns(section: &Section<'_>) -> Vec<ByColumn> {
+    let mut columns: Vec<ByColumn> = Vec::new();
+    let mut push = |alias: Option<String>, text: Spanned<String>| match expr::parse(&text.value) {
+        Ok(ast) => {
+            let alias = alias.or_else(|| last_segment(&ast));
+            let Some(alias) = alias else {
+                section.findings().error_help(
+                    text.span.clone(),
+                    "a computed column needs a name",
+                    "write by = { name = \"expression\" }",
+                );
+                return;
+            };
+            if ["granularity", "window_start", "window_end"].contains(&alias.as_str())
+                || columns.iter().any(|column| column.alias == alias)
+            {
+                section.findings().error_help(
+                    text.span.clone(),
+                    format!("there are two columns named `{alias}`"),
+                    "give one of them another name: by = { name = \"path\" }",
+                );
+                return;
+            }
+            columns.push(ByColumn { alias, text, ast });
+        }
+        Err(error) => expr::report(section, &text, &error),
+    };
+    if !section.has("by") {
+        let _ = section.node("by");
+        return columns;
+    }
+    let is_table = section
+        .node("by")
+        .is_some_and(|node| matches!(node.kind, waterwheel_config::document::NodeKind::Table(_)));
+    if is_table {
+        if let Some(table) = section.table("by") {
+            for (key, node) in table.entries() {
+                if let Some(text) = table.node_text(node, &key.name) {
+                    push(Some(key.name.clone()), text);
+                }
+            }
+        }
+    } else {
+        for text in section.texts("by").unwrap_or_default() {
+            push(None, text);
+        }
+    }
+    columns
+}
+
+fn last_segment(ast: &Ast) -> Option<String> {
+    match ast {
+        Ast::Identifier(name) => Some(name.value.clone()),
+        Ast::CompoundIdentifier(names) => names.last().map(|name| name.value.clone()),
+        Ast::Nested(inner) => last_segment(inner),
+        _ => None,
+    }
+}
+
+fn measure_texts(section: &Section<'_>) -> Vec<(String, Spanned<String>)> {
+    if section.require("measures").is_none() {
+        return Vec::new();
+    }
+    let Some(table) = section.table("measures") else {
+        return Vec::new();
+    };
+    table
+        .entries()
+        .filter_map(|(key, node)| Some((key.name.clone(), table.node_text(node, &key.name)?)))
+        .collect()
+}
+
+fn plan_input(
+    section: &Section<'_>,
+    input: &InputPlan,
+    zone: Tz,
+    time: Option<&Spanned<String>>,
+    condition: Option<&Spanned<String>>,
+    by: &[ByColumn],
+    measures: &[(String, Spanned<String>)],
+) -> Option<(InputPrograms, InputShape, i64)> {
+    let (time_slot, delay_us) = time_column(section, input, time)?;
+    let mut scope = input.scope(zone);
+    let condition = match condition {
+        Some(text) => Some(expr::condition(section, text, &mut scope)?),
+        None => None,
+    };
+    let mut key = KeyPlan { programs: Vec::new(), kinds: Vec::new() };
+    for column in by {
+        match expr::compile(&column.ast, &mut scope) {
+            Ok(typed) => {
+                key.programs.push(typed.program);
+                key.kinds.push(by_type(&column.ast, typed.kind, &input.flow));
+            }
+            Err(error) => expr::report(section, &column.text, &error),
+        }
+    }
+    let mut shape = InputShape {
+        by: key.kinds.clone(),
+        columns: Vec::new(),
+        accumulators: Vec::new(),
+        readings: Vec::new(),
+    };
+    let mut feeds: Vec<Feed> = Vec::new();
+    for (name, text) in measures {
+        if by.iter().any(|column| column.alias == *name)
+            || ["granularity", "window_start", "window_end"].contains(&name.as_str())
+        {
+            section
+                .findings()
+                .error(text.span.clone(), format!("there are two columns named `{name}`"));
+        }
+        match compile_measure(&text.value, &mut scope) {
+            Ok(measure) => {
+                // avg(x) and sum(x) share one accumulator, as do quantiles of one argument.
+                let known = (0..feeds.len()).find(|&index| {
+                    feeds[index] == measure.feed && shape.accumulators[index] == measure.accumulator
+                });
+                let index = known.unwrap_or_else(|| {
+                    feeds.push(measure.feed);
+                    shape.accumulators.push(measure.accumulator);
+                    feeds.len() - 1
+                });
+                shape.readings.push((measure.reading, index));
+                shape.columns.push(measure.column);
+            }
+            Err(error) => expr::report(section, text, &error),
+        }
+    }
+    input.need_keys(condition.as_ref(), key.programs.clone());
+    Some((InputPrograms { condition, key, feeds, time_slot }, shape, delay_us))
+}
+
+/// Group columns are text (SPEC 2), unless a cast chooses, or an operator's column has a type.
+fn by_type(ast: &Ast, kind: Kind, flow: &InputFlow) -> ColumnType {
+    let bare = last_segment(ast).is_some();
+    match (ast, flow) {
+        (Ast::Cast { .. }, _) => kind.column_type(),
+        (_, InputFlow::Rows(_)) if bare => kind.column_type(),
+        _ if kind == Kind::Timestamp => ColumnType::Timestamp,
+        _ => ColumnType::Text,
+    }
+}
+
+/// The slot of event time and how far it may lie behind the input's watermark.
+pub(crate) fn time_column(
+    section: &Section<'_>,
+    input: &InputPlan,
+    time: Option<&Spanned<String>>,
+) -> Option<(Option<usize>, i64)> {
+    let name = time.map_or("timestamp", |time| time.value.as_str());
+    let span = time.map_or_else(|| section.key_span("from"), |time| time.span.clone());
+    let InputFlow::Rows(schema) = &input.flow else {
+        if name == "timestamp" {
+            return Some((None, 0));
+        }
+        section.findings().error_help(
+            span,
+            format!("events of `{}` have their time in `timestamp`", input.name),
+            "leave `time` out; to take another field as event time, map it in the source's `event` table",
+        );
+        return None;
+    };
+    let usable = || {
+        let times = schema.columns.iter().filter(|column| column.behind_us.is_some());
+        let names: Vec<&str> = times.map(|column| column.name.as_str()).collect();
+        match names.as_slice() {
+            [] => format!("`{}` has no column that can drive windows", input.name),
+            names => format!("choose with time = \"...\" one of: {}", names.join(", ")),
+        }
+    };
+    let Some(slot) = schema.index_of(name) else {
+        section.findings().error_help(
+            span,
+            format!("`{}` has no column `{name}` to take the time from", input.name),
+            usable(),
+        );
+        return None;
+    };
+    let Some(behind_us) = schema.columns[slot].behind_us else {
+        section.findings().error_help(
+            span,
+            format!(
+                "nothing bounds how far `{name}` of `{}` lies behind the watermark",
+                input.name
+            ),
+            usable(),
+        );
+        return None;
+    };
+    Some((Some(slot), behind_us))
+}
+
+fn schema(
+    levels: &[Level],
+    by: &[ByColumn],
+    measures: &[(String, Spanned<String>)],
+    shape: &InputShape,
+) -> Schema {
+    let longest_us = levels.iter().map(|level| level.period.longest_us()).max().unwrap_or(0);
+    let mut columns = vec![
+        Column::new("granularity", ColumnType::Text),
+        Column::time("window_start", longest_us),
+        Column::time("window_end", 0),
+    ];
+    let by = by.iter().zip(&shape.by);
+    columns.extend(by.map(|(column, kind)| Column::new(&column.alias, *kind)));
+    let key = [0, 1].into_iter().chain(3..columns.len()).collect();
+    let measures = measures.iter().zip(&shape.columns);
+    columns.extend(measures.map(|((name, _), kind)| Column::new(name, *kind)));
+    Schema {
+        columns,
+        key,
+        finality: Finality::At { column: 2, plus_us: 0 },
+        append_only: false,
+        time: Some(1),
+    }
+}
+
+fn state_bound(levels: &[Level]) -> String {
+    let names: Vec<String> = levels.iter().map(|level| level.granularity.to_plain()).collect();
+    format!("the groups of the open windows ({})", names.join(", "))
+}
+
+/// The settings that change the meaning of the rows, in the order in which they are written here.
+fn meaning(section: &Section<'_>, zone: Tz) -> String {
+    let mut meaning = format!("timezone {zone}\n");
+    for key in ["time", "where", "by", "windows", "measures"] {
+        if let Some(node) = section.node(key) {
+            meaning.push_str(&format!("{key} {}\n", written(node)));
+        }
+    }
+    meaning
+}
+
+/// A setting as written, without places.
+pub(crate) fn written(node: &waterwheel_config::document::Node) -> String {
+    use waterwheel_config::document::NodeKind;
+    match &node.kind {
+        NodeKind::Table(entries) => {
+            let entries =
+                entries.iter().map(|(key, node)| format!("{}={}", key.name, written(node)));
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+        }
+        NodeKind::Array(items) => {
+            format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(", "))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// Empty accumulators of a plan.
+fn accumulators(plan: &Plan) -> Vec<Accumulator> {
+    plan.accumulators.iter().map(|kind| Accumulator::new(kind, plan.retracting)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! Sums that do not depend on the order of their terms: exact until they are read.
+//!
+//! A sum lives in 128-bit fixed point with a unit of 2^-72 while its terms allow it, which prices
+//! and quantities do. A term too large, too small or too finely divided moves it to a wide
+//! accumulator over the whole range of doubles (after R. Neal, "Fast exact summation using small
+//! and large superaccumulators", 2015). Either way addition is exact, so it is commutative,
+//! associative, and undone by subtraction.
+
+use serde::{Deserialize, Serialize};
+use waterwheel_config::expr::Number;
+
+/// The unit of the narrow form is 2^-72: finer than the last bit of 0.0001.
+const NARROW_UNIT_BITS: i32 = 72;
+/// Terms of the narrow form stay below 2^118, so that hundreds fit before the sum must move.
+const NARROW_TERM_BITS: i32 = 118;
+
+/// The unit of the wide form is 2^-1088, a multiple of 32 bits below the smallest double.
+const WIDE_UNIT_BITS: i32 = 1088;
+/// Up to 2^1024 and then room for 2^64 terms.
+const WIDE_LIMBS: usize = (WIDE_UNIT_BITS as usize + 1024) / 32 + 3;
+/// Each addition adds less than 2^32 to a limb of 63 bits: carry before it can overflow.
+const WIDE_ADDITIONS_MAX: u32 = 1 << 29;
+
+/// An exact sum of doubles and integers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum ExactSum {
+    /// In units of 2^-72.
+    Narrow(i128),
+    /// For everything else.
+    Wide(Box<Wide>),
+}
+
+impl Default for ExactSum {
+    fn default() -> Self {
+        Self::Narrow(0)
+    }
+}
+
+/// Limbs of 32 bits, the least significant first; between carries they may be larger or negative.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Wide {
+    limbs: Vec<i64>,
+    additions: u32,
+}
+
+impl ExactSum {
+    /// Adds a term, `times` may be negative to take it back.
+    pub(crate) fn add(&mut self, term: Number, times: isize) {
+        if let Self::Narrow(sum) = self
+            && let Some(scaled) = narrow(term)
+            && let Some(scaled) = scaled.checked_mul(times as i128)
+            && let Some(next) = sum.checked_add(scaled)
+        {
+            *sum = next;
+            return;
+        }
+        let wide = self.widen();
+        match term {
+            Number::Integer(number) => {
+                // A product of 64 by 64 bits fits in 128.
+                wide.add_integer(number.saturating_mul(times as i128), 0);
+            }
+            Number::Float(number) => {
+                let (mantissa, exponent) = decompose(number);
+                wide.add_integer(i128::from(mantissa) * times as i128, exponent);
+            }
+        }
+    }
+
+    /// Adds another sum.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        match (&mut *self, other) {
+            (Self::Narrow(a), Self::Narrow(b)) => {
+                if let Some(sum) = a.checked_add(*b) {
+                    *a = sum;
+                    return;
+                }
+                self.widen().add_integer(*b, -NARROW_UNIT_BITS);
+            }
+            (Self::Wide(a), Self::Narrow(b)) => a.add_integer(*b, -NARROW_UNIT_BITS),
+            (_, Self::Wide(b)) => self.widen().merge(b),
+        }
+    }
+
+    /// The nearest double; infinite beyond the range of doubles.
+    pub(crate) fn to_f64(&self) -> f64 {
+        match self {
+            // The conversion rounds once; a power of two scales without rounding.
+            Self::Narrow(sum) => *sum as f64 * 2f64.powi(-NARROW_UNIT_BITS),
+            Self::Wide(wide) => wide.to_f64(),
+        }
+    }
+
+    fn widen(&mut self) -> &mut Wide {
+        if let Self::Narrow(sum) = *self {
+            let mut wide = Wide { limbs: vec![0; WIDE_LIMBS], additions: 0 };
+            wide.add_integer(sum, -NARROW_UNIT_BITS);
+            *self = Self::Wide(Box::new(wide));
+        }
+        match self {
+            Self::Wide(wide) => wide,
+            Self::Narrow(_) => unreachable!("just widened"),
+        }
+    }
+}
+
+/// A term in units of 2^-72, if it is a whole number of them and not too large.
+#[inline]
+fn narrow(term: Number) -> Option<i128> {
+    let (mantissa, exponent) = match term {
+        Number::Integer(number) => {
+            return (number.unsigned_abs() < 1 << (NARROW_TERM_BITS - NARROW_UNIT_BITS))
+                .then(|| number << NARROW_UNIT_BITS);
+        }
+        Number::Float(number) => decompose(number),
+    };
+    if mantissa == 0 {
+        return Some(0);
+    }
+    let shift = exponent + NARROW_UNIT_BITS;
+    if shift >= 0 {
+        return (shift + 53 <= NARROW_TERM_BITS).then(|| i128::from(mantissa) << shift);
+    }
+    let lost = shift.unsigned_abs();
+    (lost <= mantissa.trailing_zeros()).then(|| i128::from(mantissa >> lost))
+}
+
+/// `number = mantissa · 2^exponent`, exactly.
+#[inline]
+fn decompose(number: f64) -> (i64, i32) {
+    let bits = number.to_bits();
+    let exponent = ((bits >> 52) & 0x7ff) as i32;
+    let fraction = (bits & ((1 << 52) - 1)).cast_signed();
+    let (mantissa, exponent) =
+        if exponent == 0 { (fraction, -1074) } else { (fraction | 1 << 52, exponent - 1075) };
+    (if bits >> 63 == 1 { -mantissa } else { mantissa }, exponent)
+}
+
+impl Wide {
+    /// Adds `number · 2^exponent`.
+    fn add_integer(&mut self, number: i128, exponent: i32) {
+        let place = (exponent + WIDE_UNIT_BITS).max(0) as usize;
+        let (mut limb, shift) = (place / 32, place % 32);
+        let negative = number < 0;
+        // 128 bits shifted by up to 31: five pieces of 32 bits.
+        let mut magnitude = number.unsigned_abs();
+        let mut carry = 0u64;
+        while magnitude != 0 || carry != 0 {
+            let piece = ((magnitude as u64 & 0xffff_ffff) << shift) | carry;
+            let low = (piece & 0xffff_ffff).cast_signed();
+            if let Some(cell) = self.limbs.get_mut(limb) {
+                *cell += if negative { -low } else { low };
+            }
+            carry = piece >> 32;
+            magnitude >>= 32;
+            limb += 1;
+        }
+        self.additions += 1;
+        if self.additions >= WIDE_ADDITIONS_MAX {
+            self.carry();
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.carry();
+        let mut other = other.clone();
+        other.carry();
+        for (mine, theirs) in self.limbs.iter_mut().zip(&other.limbs) {
+            *mine += theirs;
+        }
+        self.additions = 2;
+    }
+
+    /// Brings every limb but the last into 0..2^32; the last carries the sign.
+    fn carry(&mut self) {
+        let mut carry = 0;
+        let last = self.limbs.len() - 1;
+        for limb in &mut self.limbs[..last] {
+            let value = *limb + carry;
+            *limb = value & 0xffff_ffff;
+            carry = value >> 32;
+        }
+        self.limbs[last] += carry;
+        self.additions = 0;
+    }
+
+    fn to_f64(&self) -> f64 {
+        let mut exact = self.clone();
+        exact.carry();
+        let negative = exact.limbs.last().is_some_and(|last| *last < 0);
+        if negative {
+            for limb in &mut exact.limbs {
+                *limb = -*limb;
+            }
+            exact.carry();
+        }
+        let Some(top) = exact.limbs.iter().rposition(|limb| *limb != 0) else {
+            return 0.0;
+        };
+        // Four limbs hold at least 97 significant bits; below them only "is anything there" counts.
+        let low = top.saturating_sub(3);
+        let mut bits = exact.limbs[low..=top]
+            .iter()
+            .rev()
+            .fold(0u128, |bits, limb| (bits << 32) | u128::from(limb.cast_unsigned()));
+        if exact.limbs[..low].iter().any(|limb| *limb != 0) {
+            bits |= 1;
+        }
+        let exponent = low as i32 * 32 - WIDE_UNIT_BITS;
+        // In two steps, since 2^exponent alone may leave the range of doubles.
+        let half = exponent / 2;
+        let magnitude = bits as f64 * 2f64.powi(half) * 2f64.powi(exponent - half);
+        if negative { -magnitude } else { magnitude }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sum(terms: &[f64]) -> f64 {
+        let mut sum = ExactSum::default();
+        for term in terms {
+            sum.add(Number::Float(*term), 1);
+        }
+        sum.to_f64()
+    }
+
+    #[test]
+    fn cancellation_is_exact() {
+        assert_eq!(sum(&[1e300, 1.0, -1e300]), 1.0);
+        assert_eq!(sum(&[0.1; 10]), 1.0);
+        assert_eq!(sum(&[1e-300, 1e300, -1e300]), 1e-300);
+        assert_eq!(sum(&[f64::MAX, f64::MAX, -f64::MAX]), f64::MAX);
+        assert_eq!(sum(&[f64::MAX, f64::MAX]), f64::INFINITY);
+        assert_eq!(sum(&[5e-324, 5e-324]), 1e-323);
+        assert_eq!(sum(&[-1e18, 0.5]), -1e18);
+        assert_eq!(sum(&[]), 0.0);
+    }
+
+    #[test]
+    fn integers_are_exact() {
+        let mut sum = ExactSum::default();
+        sum.add(Number::Integer(u64::MAX.into()), 1);
+        sum.add(Number::Integer(-i128::from(u64::MAX) + 3), 1);
+        assert_eq!(sum.to_f64(), 3.0);
+    }
+
+    fn term() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            (-1e6f64..1e6),
+            prop::num::f64::NORMAL.prop_map(|x| x / 1e10),
+            Just(0.0),
+            (-1_000_000i64..1_000_000).prop_map(|cents| cents as f64 / 100.0),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn order_grouping_and_retraction_do_not_matter(
+            mut terms in prop::collection::vec(term(), 0..40),
+            extra in prop::collection::vec(term(), 0..10),
+            cut in 0usize..40,
+        ) {
+            let forward = sum(&terms);
+            terms.reverse();
+            prop_assert_eq!(sum(&terms).to_bits(), forward.to_bits());
+            let cut = cut.min(terms.len());
+            let (mut left, mut right) = (ExactSum::default(), ExactSum::default());
+            for term in &terms[..cut] {
+                left.add(Number::Float(*term), 1);
+            }
+            for term in terms[cut..].iter().chain(&extra) {
+                right.add(Number::Float(*term), 1);
+            }
+            left.merge(&right);
+            for term in &extra {
+                left.add(Number::Float(*term), -1);
+            }
+            prop_assert_eq!(left.to_f64().to_bits(), forward.to_bits());
+        }
+
+        #[test]
+        fn decimal_sums_are_right(cents in prop::collection::vec(-100_000_000i64..100_000_000, 1..50)) {
+            let terms: Vec<f64> = cents.iter().map(|cents| *cents as f64 / 100.0).collect();
+            let wanted = cents.iter().sum::<i64>() as f64 / 100.0;
+            prop_assert!((sum(&terms) - wanted).abs() <= wanted.abs() * 1e-12 + 1e-9);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Measures: what an aggregate computes per group, from their SQL to the column they fill.
+
+use waterwheel_config::expr::{
+    self, Argument, Ast, Call, ExprError, Kind, Program, Scope, compile, parse_call,
+};
+use waterwheel_config::names::nearest;
+use waterwheel_config::value::{ColumnType, Value};
+
+use crate::accumulator::{Accumulator, AccumulatorKind};
+
+/// The measures that this version computes.
+const MEASURES: [&str; 8] = ["count", "sum", "avg", "min", "max", "quantile", "median", "share"];
+
+/// The measures that the contract names and this version refuses.
+const NOT_YET: [&str; 4] = ["approx_count_distinct", "first", "last", "stddev"];
+
+/// What fills an accumulator: an argument and a filter, for one input.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Feed {
+    /// `None` for `count(*)`.
+    pub(crate) argument: Option<Program>,
+    /// The condition of `FILTER (WHERE ...)`.
+    pub(crate) filter: Option<Program>,
+}
+
+/// How a measure reads its accumulator.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Reading {
+    Count,
+    Sum,
+    Average,
+    Extreme,
+    Distinct,
+    Quantile(f64),
+    Share,
+}
+
+/// One measure over one input.
+#[derive(Clone, Debug)]
+pub(crate) struct Measure {
+    pub(crate) reading: Reading,
+    pub(crate) accumulator: AccumulatorKind,
+    pub(crate) feed: Feed,
+    pub(crate) column: ColumnType,
+}
+
+impl Reading {
+    /// The measure's value.
+    pub(crate) fn read(self, accumulator: &Accumulator) -> Value {
+        match (self, accumulator) {
+            (Self::Count, Accumulator::Count(count)) => Value::Bigint(*count),
+            (Self::Sum, Accumulator::Sum { sum, count }) if *count > 0 => {
+                Value::double(sum.to_f64())
+            }
+            (Self::Average, Accumulator::Sum { sum, count }) if *count > 0 => {
+                Value::double(sum.to_f64() / *count as f64)
+            }
+            (Self::Extreme, Accumulator::Extreme { value, .. }) => {
+                value.clone().unwrap_or(Value::Null)
+            }
+            (Self::Extreme, Accumulator::ExtremeCounted { greatest, values, .. }) => {
+                let mut present = values.iter().filter(|(_, count)| **count > 0);
+                let found = if *greatest { present.next_back() } else { present.next() };
+                found.map_or(Value::Null, |(value, _)| value.clone())
+            }
+            (Self::Distinct, Accumulator::DistinctFew(few)) => Value::Bigint(few.len() as i64),
+            (Self::Distinct, Accumulator::Distinct(set)) => Value::Bigint(set.len() as i64),
+            (Self::Distinct, Accumulator::DistinctCounted(counts)) => {
+                Value::Bigint(counts.values().filter(|count| **count > 0).count() as i64)
+            }
+            (Self::Quantile(q), Accumulator::Sketch(sketch)) => {
+                sketch.quantile(q).map_or(Value::Null, Value::double)
+            }
+            (Self::Share, Accumulator::Share { yes, known }) if *known > 0 => {
+                Value::double(*yes as f64 / *known as f64)
+            }
+            _ => Value::Null,
+        }
+    }
+}
+
+/// Compiles a measure over one input.
+pub(crate) fn compile_measure(text: &str, scope: &mut dyn Scope) -> Result<Measure, ExprError> {
+    let ast = expr::parse(text)?;
+    let call = parse_call(&ast)
+        .map_err(|error| error.help(format!("a measure is one of: {}", MEASURES.join(", "))))?;
+    let filter = match &call.filter {
+        Some(filter) => Some(compile(filter, scope)?.program),
+        None => None,
+    };
+    if call.distinct && call.name != "count" {
+        return Err(ExprError::new(&call.name, format!("`{}` takes no DISTINCT", call.name)));
+    }
+    let build = |reading, accumulator, argument, column| {
+        Ok(Measure {
+            reading,
+            accumulator,
+            feed: Feed { argument, filter: filter.clone() },
+            column,
+        })
+    };
+    match (call.name.as_str(), call.arguments.as_slice()) {
+        ("count", [Argument::Star]) if !call.distinct => {
+            build(Reading::Count, AccumulatorKind::Count, None, ColumnType::Bigint)
+        }
+        ("count", [Argument::Expr(argument)]) => {
+            let argument = Some(compile(argument, scope)?.program);
+            if call.distinct {
+                build(Reading::Distinct, AccumulatorKind::Distinct, argument, ColumnType::Bigint)
+            } else {
+                build(Reading::Count, AccumulatorKind::Count, argument, ColumnType::Bigint)
+            }
+        }
+        ("sum" | "avg", [Argument::Expr(argument)]) => {
+            let reading = if call.name == "sum" { Reading::Sum } else { Reading::Average };
+            let argument = number(argument, &call, scope)?;
+            build(reading, AccumulatorKind::Sum, Some(argument), ColumnType::Double)
+        }
+        ("min" | "max", [Argument::Expr(argument)]) => {
+            let typed = compile(argument, scope)?;
+            let kind = match typed.kind {
+                Kind::Any | Kind::Null => ColumnType::Double,
+                Kind::Interval => return Err(interval(&call)),
+                kind => kind.column_type(),
+            };
+            let accumulator = AccumulatorKind::Extreme { greatest: call.name == "max", kind };
+            build(Reading::Extreme, accumulator, Some(typed.program), kind)
+        }
+        ("quantile", [Argument::Expr(q), Argument::Expr(argument)]) => {
+            let reading = Reading::Quantile(fraction(q)?);
+            let argument = number(argument, &call, scope)?;
+            build(reading, AccumulatorKind::Sketch, Some(argument), ColumnType::Double)
+        }
+        ("median", [Argument::Expr(argument)]) => {
+            let argument = number(argument, &call, scope)?;
+            let reading = Reading::Quantile(0.5);
+            build(reading, AccumulatorKind::Sketch, Some(argument), ColumnType::Double)
+        }
+        ("share", [Argument::Expr(condition)]) => {
+            let typed = compile(condition, scope)?;
+            if !matches!(typed.kind, Kind::Boolean | Kind::Any | Kind::Null) {
+                let message = format!("`share` takes a condition, not {}", typed.kind.name());
+                return Err(ExprError::new("share", message));
+            }
+            build(Reading::Share, AccumulatorKind::Share, Some(typed.program), ColumnType::Double)
+        }
+        (name, _) => Err(refusal(name)),
+    }
+}
+
+fn refusal(name: &str) -> ExprError {
+    if NOT_YET.contains(&name) {
+        return ExprError::new(name, format!("the measure `{name}` is not built yet"))
+            .help(format!("this version has: {}", MEASURES.join(", ")));
+    }
+    if MEASURES.contains(&name) {
+        let usage = match name {
+            "count" => "count(*), count(x) or count(distinct x)",
+            "quantile" => "quantile(0.95, x)",
+            "share" => "share(condition)",
+            _ => "one argument",
+        };
+        return ExprError::new(name, format!("`{name}` is called as {usage}"));
+    }
+    let error = ExprError::new(name, format!("there is no measure `{name}`"));
+    match nearest(name, MEASURES.into_iter().chain(NOT_YET)) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => error.help(format!("the measures are: {}", MEASURES.join(", "))),
+    }
+}
+
+fn number(argument: &Ast, call: &Call, scope: &mut dyn Scope) -> Result<Program, ExprError> {
+    let typed = compile(argument, scope)?;
+    match typed.kind {
+        Kind::Interval => Err(interval(call)),
+        Kind::Boolean | Kind::Timestamp => {
+            let message = format!("`{}` takes a number, not {}", call.name, typed.kind.name());
+            Err(ExprError::new(&call.name, message))
+        }
+        _ => Ok(typed.program),
+    }
+}
+
+fn interval(call: &Call) -> ExprError {
+    ExprError::new(&call.name, format!("`{}` takes a number, not a time difference", call.name))
+        .help("write `millis(a - b)` for milliseconds")
+}
+
+fn fraction(ast: &Ast) -> Result<f64, ExprError> {
+    let text = ast.to_string();
+    match text.parse::<f64>() {
+        Ok(q) if (0.0..=1.0).contains(&q) => Ok(q),
+        _ => Err(ExprError::new(
+            &text,
+            format!("`{text}` is no quantile; write a number from 0 to 1"),
+        )),
+    }
+}

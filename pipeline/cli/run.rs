@@ -1,0 +1,139 @@
+//! `waterwheel run` and `waterwheel demo`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use waterwheel_pipeline::contract::fault::{Fault, Remedy};
+use waterwheel_pipeline::graph::Deployment;
+use waterwheel_pipeline::runtime::gauges::Gauges;
+use waterwheel_pipeline::runtime::pipeline::{self, Outcome};
+
+use super::{deployment, status};
+use crate::{EXIT_FAULT, EXIT_HALTED};
+
+/// The deployment of `waterwheel demo`; `{directory}` is where its files go.
+const DEMO: &str = include_str!("demo.toml");
+
+/// Runs a deployment file.
+pub(crate) fn run_file(file: &Path) -> ExitCode {
+    match deployment::load(file) {
+        Ok(deployment) => run(deployment),
+        Err(code) => code,
+    }
+}
+
+/// Runs the demo.
+pub(crate) fn demo(directory: &Path) -> ExitCode {
+    let lake = directory.join("lake");
+    let path = lake.display().to_string().replace('\\', "/").replace('"', "");
+    let code = match deployment::plan("demo.toml", &DEMO.replace("{lake}", &path)) {
+        Ok(deployment) => run(deployment),
+        Err(code) => code,
+    };
+    eprintln!("Parquet files are in {path}; the rows of the last minute are above.");
+    eprintln!("query them: duckdb -c \"from read_parquet('{path}/volume/**/*.parquet') limit 10\"");
+    code
+}
+
+fn run(deployment: Deployment) -> ExitCode {
+    status::start_logging();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("cannot start the runtime: {error}");
+            return ExitCode::from(EXIT_FAULT);
+        }
+    };
+    let code = runtime.block_on(run_until_stopped(Arc::new(deployment)));
+    // A read of stdin cannot be cancelled and must not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run_until_stopped(deployment: Arc<Deployment>) -> ExitCode {
+    let started = Instant::now();
+    let gauges = Arc::new(Gauges::default());
+    let drain = CancellationToken::new();
+    tracing::info!(
+        pipeline = %deployment.name,
+        workers = deployment.workers,
+        sources = deployment.sources.len(),
+        operators = deployment.operators.len(),
+        sinks = deployment.sinks.len(),
+        "starting"
+    );
+    let result = tokio::select! {
+        result = pipeline::run(deployment.clone(), gauges.clone(), drain.clone()) => result,
+        () = forever(status::show(gauges.clone())) => Ok(Outcome::Drained),
+        () = forever(drain_on_signal(drain.clone())) => Ok(Outcome::Drained),
+    };
+    status::clear_line();
+    match result {
+        Ok(Outcome::AlreadyFinished) => {
+            tracing::info!(pipeline = %deployment.name, "finished by an earlier run; nothing to do");
+            ExitCode::SUCCESS
+        }
+        Ok(outcome) => {
+            let messages = gauges.messages.load(Ordering::Relaxed);
+            tracing::info!(
+                pipeline = %deployment.name,
+                outcome = ?outcome,
+                messages,
+                accepted = gauges.accepted.load(Ordering::Relaxed),
+                dead_letters = gauges.dead.load(Ordering::Relaxed),
+                late = gauges.late.load(Ordering::Relaxed),
+                rows_out = gauges.rows.load(Ordering::Relaxed),
+                seconds = started.elapsed().as_secs_f64(),
+                "stopped"
+            );
+            ExitCode::SUCCESS
+        }
+        Err(fault) => report(&fault),
+    }
+}
+
+async fn forever(work: impl Future<Output = ()>) {
+    work.await;
+    std::future::pending::<()>().await;
+}
+
+fn report(fault: &Fault) -> ExitCode {
+    let help = fault.help.as_deref().unwrap_or("");
+    match fault.remedy {
+        Remedy::Halt => {
+            tracing::error!(help, "halted to protect data: {fault}");
+            ExitCode::from(EXIT_HALTED)
+        }
+        Remedy::Stop | Remedy::Retry => {
+            tracing::error!(help, "stopped: {fault}");
+            ExitCode::from(EXIT_FAULT)
+        }
+    }
+}
+
+/// The first SIGINT or SIGTERM drains; a second one ends at once.
+async fn drain_on_signal(drain: CancellationToken) {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    for round in 0.. {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if round > 0 {
+            std::process::exit(130);
+        }
+        tracing::info!("draining: everything read is committed, then it ends");
+        drain.cancel();
+    }
+}

@@ -1,0 +1,81 @@
+//! Folds that see each epoch once, whole and in order, however its data arrived.
+//!
+//! Batches of an epoch come in any order and number. Results must not depend on that, so a fold
+//! waits until the frontier has passed an epoch, and is then called once with all its updates. It is
+//! called for epochs without data too: time passes in them.
+
+use std::collections::BTreeMap;
+
+use differential_dataflow::{AsCollection, VecCollection};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::ParallelizationContract;
+use timely::dataflow::operators::generic::Operator;
+
+use super::clock::Clock;
+use super::epoch::Epoch;
+
+/// A datum, its epoch and how often it comes.
+pub type Update<D> = (D, Epoch, isize);
+
+/// The state and the step of a fold.
+pub trait Fold<D, O>: 'static {
+    /// Applies one epoch; what comes out goes to `output` with its multiplicity.
+    fn epoch(&mut self, epoch: Epoch, updates: Vec<(D, isize)>, output: &mut Vec<(O, isize)>);
+}
+
+/// Runs a fold over a stream of updates.
+pub fn every_epoch<'s, D, O, P, F>(
+    stream: Stream<'s, Epoch, Vec<Update<D>>>,
+    pact: P,
+    name: &str,
+    clock: Clock,
+    mut fold: F,
+) -> VecCollection<'s, Epoch, O, isize>
+where
+    D: Clone + 'static,
+    O: Clone + 'static,
+    P: ParallelizationContract<Epoch, Vec<Update<D>>>,
+    F: Fold<D, O>,
+{
+    let mut waiting: BTreeMap<Epoch, Vec<(D, isize)>> = BTreeMap::new();
+    let mut next: Epoch = 0;
+    let mut results = Vec::new();
+    stream
+        .unary_frontier::<CapacityContainerBuilder<Vec<Update<O>>>, _, _, _>(
+            pact,
+            name,
+            move |capability, _info| {
+                // Held, because time that passes may bring rows out of an epoch without data.
+                let mut capability = Some(capability);
+                move |(input, frontier), output| {
+                    input.for_each(|_time, updates| {
+                        for (datum, epoch, diff) in updates.drain(..) {
+                            waiting.entry(epoch).or_default().push((datum, diff));
+                        }
+                    });
+                    let Some(held) = capability.as_mut() else {
+                        return;
+                    };
+                    let closed = frontier.frontier().first().copied();
+                    for epoch in clock.between(next, closed) {
+                        let updates = waiting.remove(&epoch).unwrap_or_default();
+                        fold.epoch(epoch, updates, &mut results);
+                        held.downgrade(&epoch);
+                        if !results.is_empty() {
+                            let mut session = output.session(&*held);
+                            for (row, diff) in results.drain(..) {
+                                session.give((row, epoch, diff));
+                            }
+                        }
+                        next = epoch + 1;
+                    }
+                    match closed {
+                        Some(closed) => held.downgrade(&closed.max(next)),
+                        None => capability = None,
+                    }
+                }
+            },
+        )
+        .as_collection()
+}

@@ -1,0 +1,40 @@
+//! Fingerprints: a hash over everything that changes the meaning of a sink's rows.
+
+use waterwheel_config::document::{Node, NodeKind};
+use waterwheel_config::section::Section;
+
+/// Settings of a source that do not change what its events mean: where it is and how it is reached.
+const SOURCE_PLACES: [&str; 12] = [
+    "url", "creds", "nkey", "user", "password", "token", "tls", "context", "until", "start",
+    "path", "rate",
+];
+
+/// What a source's settings mean.
+pub(super) fn source_meaning(section: &Section<'_>) -> String {
+    let mut settings: Vec<String> = section
+        .entries()
+        .filter(|(key, _)| !SOURCE_PLACES.contains(&key.name.as_str()))
+        .map(|(key, node)| format!("{} {}", key.name, written(node)))
+        .collect();
+    settings.sort();
+    settings.join("\n")
+}
+
+/// A hash of meanings as 32 hexadecimal digits.
+pub(super) fn fingerprint(meanings: &[String]) -> String {
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(meanings.join("\n--\n").as_bytes()))
+}
+
+fn written(node: &Node) -> String {
+    match &node.kind {
+        NodeKind::Table(entries) => {
+            let entries =
+                entries.iter().map(|(key, node)| format!("{}={}", key.name, written(node)));
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+        }
+        NodeKind::Array(items) => {
+            format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(", "))
+        }
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,415 @@
+//! The coordinator: cuts the input into epochs, judges time in log order, and brings the changes of
+//! each finished epoch to the outlets.
+//!
+//! An epoch passes through four states: *open* (batches are handed to workers as they come),
+//! *sealed* (no batch comes any more, decoding goes on), *flowing* (all is decoded, watermarks are
+//! known, workers let it flow), and delivered. Back-pressure is one rule: nothing is taken from the
+//! sources while too much is under way ([`Coordinator::accepts`]).
+
+mod epochs;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::epochs::{Flowing, OpenEpoch, SourceState};
+use super::cuts::Cuts;
+use super::dataflow::WorkerHandle;
+use super::gauges::Gauges;
+use super::messages::{
+    BatchId, Delivery, EpochOutput, FromIntake, FromOutlet, FromWorker, ToWorker,
+};
+use crate::contract::batch::RawBatch;
+use crate::contract::epoch::{Epoch, FINAL_WATERMARK, Generation, NO_WATERMARK, Progress};
+use crate::contract::fault::Fault;
+use crate::contract::position::Positions;
+use crate::contract::source::Until;
+use crate::graph::Deployment;
+
+/// An epoch is sealed at this many messages, so that memory stays bounded whatever `flush` says.
+const EPOCH_MESSAGES_MAX: usize = 64 * 1024;
+
+/// Sealed and flowing epochs: one flows while the next is decoded.
+const EPOCHS_UNDER_WAY_MAX: usize = 3;
+
+/// Deliveries that an outlet has not taken yet.
+pub(super) const DELIVERIES_MAX: usize = 16;
+
+/// With nothing under way, an epoch need not wait for `flush`: it only lingers for the messages that
+/// come with it.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// How a generation ended, where no fault ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// The end that `until` asked for.
+    End,
+    /// The end, and every window is closed.
+    Finished,
+    /// Told to stop.
+    Drained,
+}
+
+/// The coordinator's end of an outlet.
+pub(super) struct OutletHandle {
+    pub(super) deliveries: mpsc::Sender<Delivery>,
+    /// Deliveries that it has not taken.
+    pub(super) outstanding: usize,
+}
+
+pub(super) struct Coordinator {
+    deployment: Arc<Deployment>,
+    generation: Generation,
+    gauges: Arc<Gauges>,
+    sources: Vec<SourceState>,
+    intakes: Vec<mpsc::Receiver<FromIntake>>,
+    workers: Vec<WorkerHandle>,
+    next_worker: usize,
+    from_workers: mpsc::Receiver<FromWorker>,
+    outlets: Vec<OutletHandle>,
+    from_outlets: mpsc::Receiver<FromOutlet>,
+    cuts: Cuts,
+    next_epoch: Epoch,
+    next_batch: BatchId,
+    open: OpenEpoch,
+    sealed: VecDeque<OpenEpoch>,
+    flowing: VecDeque<Flowing>,
+    /// Set once nothing more is taken from the sources.
+    stopping: Option<Stopped>,
+}
+
+/// What a coordinator needs to begin.
+pub(super) struct Start {
+    pub(super) deployment: Arc<Deployment>,
+    pub(super) generation: Generation,
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) intakes: Vec<mpsc::Receiver<FromIntake>>,
+    pub(super) workers: Vec<WorkerHandle>,
+    pub(super) from_workers: mpsc::Receiver<FromWorker>,
+    pub(super) outlets: Vec<OutletHandle>,
+    pub(super) from_outlets: mpsc::Receiver<FromOutlet>,
+    /// What the sinks recorded.
+    pub(super) recorded: Vec<Progress>,
+}
+
+impl Coordinator {
+    pub(super) fn new(start: Start) -> Self {
+        let next_epoch =
+            start.recorded.iter().map(|progress| progress.record.epoch + 1).max().unwrap_or(1);
+        let cuts =
+            Cuts::new(start.recorded.iter().map(|progress| progress.record.positions.clone()));
+        let sources = start.deployment.sources.iter().map(|_| SourceState::default()).collect();
+        start.gauges.replaying.store(cuts.is_ahead(), Ordering::Relaxed);
+        Self {
+            deployment: start.deployment,
+            generation: start.generation,
+            gauges: start.gauges,
+            sources,
+            intakes: start.intakes,
+            workers: start.workers,
+            next_worker: 0,
+            from_workers: start.from_workers,
+            outlets: start.outlets,
+            from_outlets: start.from_outlets,
+            cuts,
+            next_epoch: next_epoch + 1,
+            next_batch: 0,
+            open: OpenEpoch::new(next_epoch),
+            sealed: VecDeque::new(),
+            flowing: VecDeque::new(),
+            stopping: None,
+        }
+    }
+
+    /// Waits until every source is open; where each begins.
+    pub(super) async fn opened(&mut self, stop: &CancellationToken) -> Option<Positions> {
+        let mut origin = Positions::new();
+        for (index, node) in self.deployment.sources.iter().enumerate() {
+            let message = tokio::select! {
+                () = stop.cancelled() => return None,
+                message = self.intakes[index].recv() => message?,
+            };
+            if let FromIntake::Opened(position) = message {
+                self.sources[index].position = Some(position.clone());
+                origin.insert(node.name.clone(), position);
+            }
+        }
+        Some(origin)
+    }
+
+    /// Runs until the end, until told to drain, or until a fault.
+    pub(super) async fn run(&mut self, drain: &CancellationToken) -> Result<Stopped, Fault> {
+        loop {
+            self.advance()?;
+            if let Some(stopped) = self.stopping
+                && self.is_empty()
+            {
+                return Ok(stopped);
+            }
+            let deadline = self.deadline();
+            let accepts = self.accepts();
+            tokio::select! {
+                biased;
+                () = drain.cancelled(), if self.stopping.is_none() => {
+                    self.stopping = Some(Stopped::Drained);
+                    self.seal(false);
+                }
+                message = self.from_workers.recv() => match message {
+                    Some(FromWorker::Decoded { id, timestamp_max_us }) => {
+                        self.decoded(id, timestamp_max_us);
+                    }
+                    Some(FromWorker::Done(output)) => self.done(*output)?,
+                    None => return Err(Fault::halt("the dataflow workers are gone")),
+                },
+                message = self.from_outlets.recv() => match message {
+                    Some(message) => self.from_outlet(message)?,
+                    None => return Err(Fault::halt("the sinks' actors are gone")),
+                },
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(far_away)),
+                    if deadline.is_some() => self.seal(false),
+                (source, message) = next_message(&mut self.intakes, &self.sources, &self.cuts, &self.deployment),
+                    if accepts => self.take(source, message)?,
+            }
+        }
+    }
+
+    /// True while more may be taken from the sources.
+    fn accepts(&self) -> bool {
+        self.stopping.is_none()
+            && self.sealed.len() + self.flowing.len() < EPOCHS_UNDER_WAY_MAX
+            && self.outlets.iter().all(|outlet| outlet.outstanding < DELIVERIES_MAX)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.open.batches.is_empty() && self.sealed.is_empty() && self.flowing.is_empty()
+    }
+
+    /// When the open epoch must be sealed.
+    fn deadline(&self) -> Option<Instant> {
+        let opened_at = self.open.opened_at?;
+        let is_idle = self.sealed.is_empty()
+            && self.flowing.is_empty()
+            && self.outlets.iter().all(|outlet| outlet.outstanding == 0);
+        let flush = Duration::from_micros(self.deployment.flush_us.unsigned_abs());
+        Some(opened_at + if is_idle { flush.min(LINGER) } else { flush })
+    }
+
+    fn take(&mut self, source: usize, message: Option<FromIntake>) -> Result<(), Fault> {
+        match message {
+            Some(FromIntake::Batch(batch)) => {
+                self.gauges.messages.fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
+                self.sources[source].pending = batch.pending.unwrap_or(0);
+                let pending = self.sources.iter().map(|state| state.pending).sum();
+                self.gauges.pending.store(pending, Ordering::Relaxed);
+                self.sources[source].held = Some(batch);
+            }
+            // A closed mailbox without an end: the intake's own ending says why.
+            Some(FromIntake::End) | None => self.sources[source].ended = true,
+            Some(FromIntake::Opened(_)) => {}
+        }
+        self.feed()?;
+        if self.sources.iter().all(|state| state.ended && state.held.is_none()) {
+            self.reach_end();
+        }
+        Ok(())
+    }
+
+    /// Hands what the sources gave to workers, up to the next cut.
+    fn feed(&mut self) -> Result<(), Fault> {
+        loop {
+            for source in 0..self.sources.len() {
+                let bound = self.cuts.bound(&self.deployment.sources[source].name);
+                if let Some(batch) = self.sources[source].take_through(bound) {
+                    self.dispatch(source, batch)?;
+                }
+            }
+            let at_cut = |source: usize| {
+                let bound = self.cuts.bound(&self.deployment.sources[source].name);
+                bound.is_some_and(|bound| self.sources[source].is_at(bound))
+            };
+            if !self.cuts.is_ahead() || !(0..self.sources.len()).all(at_cut) {
+                break;
+            }
+            self.seal(true);
+            self.cuts.pass();
+            self.gauges.replaying.store(self.cuts.is_ahead(), Ordering::Relaxed);
+        }
+        if self.open.messages >= EPOCH_MESSAGES_MAX {
+            self.seal(false);
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, source: usize, raw: RawBatch) -> Result<(), Fault> {
+        let Some(end) = raw.end() else {
+            return Ok(());
+        };
+        self.sources[source].position = Some(end);
+        let id = self.next_batch;
+        self.next_batch += 1;
+        self.open.add(id, source, raw.messages.len());
+        let worker = &self.workers[self.next_worker];
+        self.next_worker = (self.next_worker + 1) % self.workers.len();
+        worker.send(ToWorker::Batch { epoch: self.open.epoch, id, source: source as u16, raw })
+    }
+
+    /// No batch comes into the open epoch any more. An empty one stays open, unless a cut needs a
+    /// record of its own.
+    fn seal(&mut self, is_cut: bool) {
+        if self.open.batches.is_empty() && !is_cut {
+            self.open.opened_at = None;
+            return;
+        }
+        let next = OpenEpoch::new(self.next_epoch);
+        self.next_epoch += 1;
+        let mut sealed = std::mem::replace(&mut self.open, next);
+        sealed.positions = self.positions();
+        self.sealed.push_back(sealed);
+    }
+
+    fn positions(&self) -> Positions {
+        let nodes = self.deployment.sources.iter().zip(&self.sources);
+        nodes
+            .filter_map(|(node, state)| Some((node.name.clone(), state.position.clone()?)))
+            .collect()
+    }
+
+    /// Every source has ended: the last epoch, and where `until = "final"` one that closes all.
+    fn reach_end(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.seal(false);
+        let sources = self.deployment.sources.iter();
+        let final_sources: Vec<bool> = sources.map(|node| node.until == Until::Final).collect();
+        let finished = final_sources.iter().all(|is_final| *is_final);
+        if final_sources.contains(&true) {
+            self.open.final_sources = final_sources;
+            self.open.finished = finished;
+            self.seal(true);
+        }
+        self.stopping = Some(if finished { Stopped::Finished } else { Stopped::End });
+    }
+
+    fn decoded(&mut self, id: BatchId, timestamp_max_us: Option<i64>) {
+        for epoch in self.sealed.iter_mut().chain([&mut self.open]) {
+            if epoch.decoded(id, timestamp_max_us) {
+                return;
+            }
+        }
+    }
+
+    /// Lets sealed epochs flow that are decoded, and delivers flowing ones that are done.
+    fn advance(&mut self) -> Result<(), Fault> {
+        while self.sealed.front().is_some_and(OpenEpoch::is_decoded) {
+            let Some(epoch) = self.sealed.pop_front() else {
+                break;
+            };
+            let (closing, flowing) =
+                epoch.close(self.generation, &self.deployment, &mut self.sources);
+            let closing = Arc::new(closing);
+            for worker in &self.workers {
+                worker.send(ToWorker::Close(closing.clone()))?;
+            }
+            self.flowing.push_back(flowing);
+        }
+        while self.flowing.front().is_some_and(|flowing| flowing.done == self.workers.len()) {
+            let Some(flowing) = self.flowing.pop_front() else {
+                break;
+            };
+            self.deliver(flowing);
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, output: EpochOutput) -> Result<(), Fault> {
+        let epoch = output.epoch;
+        match self.flowing.iter_mut().find(|flowing| flowing.record.epoch == epoch) {
+            Some(flowing) => {
+                flowing.merge(output);
+                Ok(())
+            }
+            None => {
+                Err(Fault::halt(format!("a worker finished epoch {epoch}, which does not flow")))
+            }
+        }
+    }
+
+    fn deliver(&mut self, flowing: Flowing) {
+        let gauges = &self.gauges;
+        gauges.accepted.fetch_add(flowing.counts.accepted, Ordering::Relaxed);
+        gauges.dead.fetch_add(flowing.counts.dead, Ordering::Relaxed);
+        gauges.late.fetch_add(flowing.counts.late, Ordering::Relaxed);
+        gauges.state_bytes.store(flowing.state_bytes as u64, Ordering::Relaxed);
+        let watermark = flowing.record.watermark();
+        if watermark != NO_WATERMARK && watermark != FINAL_WATERMARK {
+            gauges.watermark_us.store(watermark, Ordering::Relaxed);
+        }
+        let largest = self.sources.iter().filter_map(|state| state.largest_us).max();
+        gauges.largest_us.store(largest.unwrap_or(NO_WATERMARK), Ordering::Relaxed);
+        for (outlet, updates) in self.outlets.iter_mut().zip(flowing.sinks) {
+            outlet.outstanding += 1;
+            let record = flowing.record.clone();
+            let delivery = Delivery { record, finished: flowing.finished, updates };
+            // Never full (see `accepts`); an outlet that is gone has sent its fault before.
+            if outlet.deliveries.try_send(delivery).is_err() {
+                tracing::debug!("an outlet is gone");
+            }
+        }
+    }
+
+    fn from_outlet(&mut self, message: FromOutlet) -> Result<(), Fault> {
+        match message {
+            FromOutlet::Taken { sink, count } => {
+                let outlet = &mut self.outlets[sink];
+                outlet.outstanding = outlet.outstanding.saturating_sub(count);
+                Ok(())
+            }
+            FromOutlet::Durable { sink, progress } => {
+                tracing::debug!(
+                    sink = %self.deployment.sinks[sink].name,
+                    epoch = progress.record.epoch,
+                    "durable"
+                );
+                Ok(())
+            }
+            FromOutlet::Fault { sink, fault } => {
+                Err(fault.within(format!("sink `{}`", self.deployment.sinks[sink].name)))
+            }
+        }
+    }
+}
+
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// The next message of any source that may be read: not held at a cut, and with nothing in hand.
+async fn next_message(
+    intakes: &mut [mpsc::Receiver<FromIntake>],
+    sources: &[SourceState],
+    cuts: &Cuts,
+    deployment: &Deployment,
+) -> (usize, Option<FromIntake>) {
+    std::future::poll_fn(|context| {
+        for (index, intake) in intakes.iter_mut().enumerate() {
+            let state = &sources[index];
+            let bound = cuts.bound(&deployment.sources[index].name);
+            if state.ended || state.held.is_some() || bound.is_some_and(|bound| state.is_at(bound))
+            {
+                continue;
+            }
+            if let Poll::Ready(message) = intake.poll_recv(context) {
+                return Poll::Ready((index, message));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,391 @@
+//! The dataflow workers: threads that decode batches and run the timely dataflow.
+//!
+//! The only file that names a timely worker. Each worker renders the same graph in the same order.
+//! Its loop takes messages from its mailbox, lets timely work, and reports each epoch that has
+//! flowed through.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+
+use differential_dataflow::AsCollection;
+use differential_dataflow::input::InputSession;
+use timely::communication::WorkerGuards;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::Operator as _;
+use timely::dataflow::operators::{Input as _, Probe};
+use timely::dataflow::{InputHandle, ProbeHandle, Stream};
+use timely::worker::Worker;
+use tokio::sync::mpsc;
+use waterwheel_config::value::Row;
+
+use super::final_gate::final_only;
+use super::messages::{BatchId, Closing, Counts, EpochOutput, FromWorker, ToWorker, Updates};
+use crate::contract::clock::{Clock, StateGauge};
+use crate::contract::epoch::Epoch;
+use crate::contract::event::{EventBatch, RawColumns};
+use crate::contract::fault::Fault;
+use crate::contract::operator::{Events, Input, RenderContext, Rows};
+use crate::contract::sink::Emit;
+use crate::graph::{Deployment, InputRef};
+use crate::runtime::decode::Decoded;
+
+/// Messages that wait for a worker. The coordinator bounds what is under way, see its limits; this
+/// only has to be larger.
+const MAILBOX_MESSAGES: usize = 1024;
+
+/// How long an idle worker sleeps; it is woken by its mailbox and by other workers.
+const PARK: Duration = Duration::from_secs(1);
+
+/// The coordinator's end of a worker.
+pub(super) struct WorkerHandle {
+    mailbox: SyncSender<ToWorker>,
+    thread: Thread,
+}
+
+impl WorkerHandle {
+    /// Sends a message and wakes the worker.
+    pub(super) fn send(&self, message: ToWorker) -> Result<(), Fault> {
+        // Never full: the coordinator keeps less under way than fits.
+        let sent = self.mailbox.try_send(message);
+        self.thread.unpark();
+        sent.map_err(|_| Fault::halt("a dataflow worker is gone"))
+    }
+}
+
+/// The running workers; dropping the handles ends them.
+pub(super) struct Workers {
+    guards: WorkerGuards<()>,
+}
+
+impl Workers {
+    /// Waits until all have ended, which they do once their mailboxes are closed.
+    pub(super) fn join(self) {
+        for guard in self.guards.join() {
+            if let Err(error) = guard {
+                tracing::error!("a dataflow worker failed: {error}");
+            }
+        }
+    }
+}
+
+/// Starts the workers of a deployment.
+pub(super) fn start(
+    deployment: &Arc<Deployment>,
+    coordinator: &mpsc::Sender<FromWorker>,
+) -> Result<(Workers, Vec<WorkerHandle>), Fault> {
+    let count = deployment.workers;
+    let (mailboxes, receivers): (Vec<_>, Vec<_>) =
+        (0..count).map(|_| sync_channel(MAILBOX_MESSAGES)).unzip();
+    let receivers = Mutex::new(receivers.into_iter().map(Some).collect::<Vec<_>>());
+    let (registry, registered) = sync_channel(count);
+    let mut config = match count {
+        1 => timely::Config::thread(),
+        count => timely::Config::process(count),
+    };
+    let differential = differential_dataflow::Config::default().idle_merge_effort(Some(1000));
+    differential_dataflow::configure(&mut config.worker, &differential);
+    let (deployment, coordinator) = (deployment.clone(), coordinator.clone());
+    let guards = timely::execute(config, move |worker| {
+        let index = worker.index();
+        let mailbox = receivers.lock().unwrap_or_else(PoisonError::into_inner)[index].take();
+        let _ = registry.send((index, std::thread::current()));
+        if let Some(mailbox) = mailbox {
+            WorkerLoop::new(worker, deployment.clone(), mailbox, coordinator.clone()).run(worker);
+        }
+    })
+    .map_err(|error| Fault::halt(format!("cannot start the dataflow workers: {error}")))?;
+    let mut threads: Vec<(usize, Thread)> = registered.iter().take(count).collect();
+    threads.sort_by_key(|(index, _)| *index);
+    let handles = mailboxes
+        .into_iter()
+        .zip(threads)
+        .map(|(mailbox, (_, thread))| WorkerHandle { mailbox, thread })
+        .collect();
+    Ok((Workers { guards }, handles))
+}
+
+/// What a sink's input brought out, by epoch.
+type Captured = Rc<RefCell<BTreeMap<Epoch, Updates>>>;
+
+/// The inputs of the dataflow, and what comes out of it.
+struct Graph {
+    events: Vec<InputHandle<Epoch, CapacityContainerBuilder<Vec<(Rc<EventBatch>, Epoch, isize)>>>>,
+    dead: InputSession<Epoch, Row, isize>,
+    /// By sink, then by input.
+    captured: Vec<Vec<Captured>>,
+    states: Vec<StateGauge>,
+    probe: ProbeHandle<Epoch>,
+    clock: Clock,
+}
+
+impl Graph {
+    fn render(worker: &mut Worker, deployment: &Deployment) -> Self {
+        let probe = ProbeHandle::new();
+        let clock = Clock::default();
+        worker.dataflow::<Epoch, _, _>(|scope| {
+            let (events, streams): (Vec<_>, Vec<_>) =
+                deployment.sources.iter().map(|_| scope.new_input()).unzip();
+            let mut dead = InputSession::new();
+            let dead_rows: Rows<'_> = dead.to_collection(scope);
+            let mut edges =
+                Edges { deployment, events: streams, dead: dead_rows, rows: Vec::new() };
+            let mut states = Vec::new();
+            for node in &deployment.operators {
+                let inputs = node.inputs.iter().map(|input| edges.input(*input)).collect();
+                let state = StateGauge::default();
+                let context = RenderContext {
+                    clock: clock.clone(),
+                    watermark: node.watermark.clone(),
+                    state: state.clone(),
+                };
+                let rows = node.planned.operator.render(scope, inputs, context);
+                rows.clone().inner.probe_with(&probe);
+                edges.rows.push(rows);
+                states.push(state);
+            }
+            let captured = deployment
+                .sinks
+                .iter()
+                .map(|sink| {
+                    sink.inputs
+                        .iter()
+                        .map(|input| {
+                            let rows = edges.sink_rows(*input, sink.context.emit, &clock);
+                            capture(rows, &probe)
+                        })
+                        .collect()
+                })
+                .collect();
+            Self { events, dead, captured, states, probe, clock: clock.clone() }
+        })
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.states.iter().map(StateGauge::get).sum()
+    }
+}
+
+/// What flows on each edge while the graph is rendered.
+struct Edges<'d, 's> {
+    deployment: &'d Deployment,
+    events: Vec<Events<'s>>,
+    dead: Rows<'s>,
+    rows: Vec<Rows<'s>>,
+}
+
+impl<'s> Edges<'_, 's> {
+    fn input(&self, input: InputRef) -> Input<'s> {
+        match input {
+            InputRef::Source(index) => Input::Events(self.events[index].clone()),
+            InputRef::Operator(index) => Input::Rows(self.rows[index].clone()),
+            InputRef::DeadLetters => Input::Rows(self.dead.clone()),
+        }
+    }
+
+    fn sink_rows(&self, input: InputRef, emit: Emit, clock: &Clock) -> Rows<'s> {
+        let rows = match input {
+            InputRef::DeadLetters => return self.dead.clone(),
+            InputRef::Source(index) => {
+                let columns = self.deployment.sources[index].raw.clone();
+                return raw_rows(self.events[index].clone(), columns);
+            }
+            InputRef::Operator(index) => self.rows[index].clone(),
+        };
+        match emit {
+            Emit::Changes => rows,
+            Emit::Final => {
+                let finality = self.deployment.schema(input).finality;
+                final_only(rows, finality, clock.clone(), self.deployment.watermark(input))
+            }
+        }
+    }
+}
+
+/// Raw events as rows, late ones included.
+fn raw_rows<'s>(events: Events<'s>, columns: Option<RawColumns>) -> Rows<'s> {
+    events
+        .unary::<CapacityContainerBuilder<Vec<(Row, Epoch, isize)>>, _, _, _>(
+            Pipeline,
+            "RawRows",
+            move |_capability, _info| {
+                move |input, output| {
+                    input.for_each(|time, batches| {
+                        let mut session = output.session(&time);
+                        for (batch, epoch, _) in batches.drain(..) {
+                            let Some(columns) = &columns else {
+                                continue;
+                            };
+                            for index in 0..batch.events.len() {
+                                session.give((columns.row(&batch.view(index)), epoch, 1));
+                            }
+                        }
+                    });
+                }
+            },
+        )
+        .as_collection()
+}
+
+/// Keeps what comes out by epoch until the epoch is done.
+fn capture(rows: Rows<'_>, probe: &ProbeHandle<Epoch>) -> Captured {
+    let captured = Captured::default();
+    let kept = captured.clone();
+    let done: Stream<'_, Epoch, Vec<()>> = rows
+        .inner
+        .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "Capture", move |_, _| {
+            move |input, _output| {
+                input.for_each(|_time, updates| {
+                    let mut kept = kept.borrow_mut();
+                    for (row, epoch, diff) in updates.drain(..) {
+                        kept.entry(epoch).or_default().push((row, diff));
+                    }
+                });
+            }
+        });
+    done.probe_with(probe);
+    captured
+}
+
+/// A decoded batch that waits for its epoch to close.
+struct Waiting {
+    id: BatchId,
+    source: u16,
+    decoded: Decoded,
+}
+
+struct WorkerLoop {
+    deployment: Arc<Deployment>,
+    mailbox: Receiver<ToWorker>,
+    coordinator: mpsc::Sender<FromWorker>,
+    graph: Graph,
+    waiting: BTreeMap<Epoch, Vec<Waiting>>,
+    /// Closed epochs that still flow, with what was counted in each.
+    flowing: VecDeque<(Epoch, Counts)>,
+}
+
+impl WorkerLoop {
+    fn new(
+        worker: &mut Worker,
+        deployment: Arc<Deployment>,
+        mailbox: Receiver<ToWorker>,
+        coordinator: mpsc::Sender<FromWorker>,
+    ) -> Self {
+        let graph = Graph::render(worker, &deployment);
+        Self {
+            deployment,
+            mailbox,
+            coordinator,
+            graph,
+            waiting: BTreeMap::new(),
+            flowing: VecDeque::new(),
+        }
+    }
+
+    fn run(mut self, worker: &mut Worker) {
+        loop {
+            match self.mailbox.try_recv() {
+                Ok(message) => {
+                    self.take(message);
+                    worker.step();
+                }
+                Err(TryRecvError::Empty) => {
+                    worker.step_or_park(Some(PARK));
+                }
+                Err(TryRecvError::Disconnected) => break,
+            }
+            if !self.report_done() {
+                break;
+            }
+        }
+        // Closing the inputs lets every worker's operators end.
+        drop(self.graph);
+        while worker.has_dataflows() {
+            worker.step_or_park(Some(PARK));
+        }
+    }
+
+    fn take(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Batch { epoch, id, source, raw } => {
+                let decoded = self.deployment.sources[usize::from(source)].decode.decode(raw);
+                let timestamp_max_us = decoded.timestamp_max_us;
+                self.waiting.entry(epoch).or_default().push(Waiting { id, source, decoded });
+                self.report(FromWorker::Decoded { id, timestamp_max_us });
+            }
+            ToWorker::Close(closing) => self.close(&closing),
+        }
+    }
+
+    /// Judges the batches of an epoch and lets them flow.
+    fn close(&mut self, closing: &Closing) {
+        let epoch = closing.epoch;
+        self.graph.clock.set(epoch, closing.watermarks.as_slice().into());
+        for events in &mut self.graph.events {
+            events.advance_to(epoch);
+        }
+        self.graph.dead.advance_to(epoch);
+        let mut counts = Counts::default();
+        for Waiting { id, source, decoded } in self.waiting.remove(&epoch).unwrap_or_default() {
+            let Decoded { mut batch, dead, .. } = decoded;
+            let plan = &self.deployment.sources[usize::from(source)].decode;
+            let late = plan.judge(&mut batch, closing.carried_us.get(&id).copied().flatten());
+            counts.late += late.len() as u64;
+            counts.dead += (late.len() + dead.len()) as u64;
+            counts.accepted += (batch.events.len() - late.len()) as u64;
+            for row in dead.into_iter().chain(late) {
+                self.graph.dead.insert(row);
+            }
+            self.graph.events[usize::from(source)].send((Rc::new(batch), epoch, 1));
+        }
+        for events in &mut self.graph.events {
+            events.advance_to(epoch + 1);
+        }
+        self.graph.dead.advance_to(epoch + 1);
+        self.graph.dead.flush();
+        self.flowing.push_back((epoch, counts));
+    }
+
+    /// Reports the epochs that have flowed through; false if nobody listens any more.
+    fn report_done(&mut self) -> bool {
+        while let Some((epoch, counts)) = self.flowing.front().copied() {
+            if self.graph.probe.less_than(&(epoch + 1)) {
+                break;
+            }
+            self.flowing.pop_front();
+            self.graph.clock.forget_before(epoch);
+            let take = |captured: &Captured| {
+                captured.borrow_mut().remove(&epoch).map_or_else(Vec::new, settle)
+            };
+            let sinks = self
+                .graph
+                .captured
+                .iter()
+                .map(|inputs| inputs.iter().map(take).collect())
+                .collect();
+            let state_bytes = self.graph.state_bytes();
+            let output = EpochOutput { epoch, sinks, counts, state_bytes };
+            if !self.report(FromWorker::Done(Box::new(output))) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn report(&self, message: FromWorker) -> bool {
+        self.coordinator.blocking_send(message).is_ok()
+    }
+}
+
+/// Cancels what came and went within the epoch. Rows that only come need no sorting.
+fn settle(mut updates: Updates) -> Updates {
+    if updates.iter().any(|(_, diff)| *diff < 0) {
+        differential_dataflow::consolidation::consolidate(&mut updates);
+    }
+    updates
+}

@@ -1,0 +1,340 @@
+//! From raw messages to events: the envelope, the wanted fields, and dead letters for the rest.
+//!
+//! A worker decodes a batch without knowing what came before it. Whether an event is late depends
+//! on all events before it in its partition, so [`DecodePlan::judge`] does that afterwards, with the
+//! largest timestamp that the coordinator carries in.
+
+mod dead;
+mod envelope;
+pub mod scan;
+
+use std::sync::Arc;
+
+use waterwheel_config::value::Row;
+
+use self::dead::{DeadLetter, dead_row};
+use self::envelope::EnvelopePlan;
+use self::scan::{DEPTH_MAX, PathTrie, ScanError, Scanner, sanitise};
+use crate::contract::batch::{RawBatch, RawMessage};
+use crate::contract::event::{EventBatch, EventMeta, Field, Projection, Slot};
+use crate::contract::mapping::EventMapping;
+
+/// The longest text that may be a key, in bytes (SPEC 2).
+const KEY_BYTES_MAX: usize = 1024;
+
+/// Texts up to this length cannot grow over [`KEY_BYTES_MAX`] in any function (`upper` can triple
+/// a text), so the keys need not be looked at.
+const KEY_BYTES_SAFE: usize = KEY_BYTES_MAX / 3;
+
+/// What a source's settings say about reading its messages.
+#[derive(Clone, Debug)]
+pub struct EventSettings {
+    /// The source's name.
+    pub name: String,
+    /// The index of the source among the deployment's sources.
+    pub index: u16,
+    /// Where the envelope comes from.
+    pub mapping: EventMapping,
+    /// A message larger than this is a dead letter.
+    pub bytes_max: u64,
+    /// An event further past its broker timestamp is a dead letter.
+    pub future_max_us: i64,
+    /// An event further behind the largest timestamp before it is late.
+    pub lateness_us: i64,
+}
+
+/// How to decode the messages of one source; shared by all workers.
+#[derive(Debug)]
+pub struct DecodePlan {
+    settings: EventSettings,
+    name: Arc<str>,
+    projection: Projection,
+    trie: PathTrie,
+    envelope: EnvelopePlan,
+    payload_slot: Option<usize>,
+}
+
+/// A decoded batch, before anything is known to be late.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The events.
+    pub batch: EventBatch,
+    /// The rows of the messages that are no events.
+    pub dead: Vec<Row>,
+    /// The largest timestamp of the events.
+    pub timestamp_max_us: Option<i64>,
+}
+
+impl DecodePlan {
+    /// Plans the decoding of a projection.
+    pub fn new(settings: EventSettings, mut projection: Projection) -> Self {
+        let mut trie = PathTrie::new();
+        let envelope = EnvelopePlan::new(&settings.mapping, &mut projection, &mut trie);
+        let mut payload_slot = None;
+        for (slot, field) in projection.fields.iter().enumerate() {
+            match field {
+                Field::Path(path) => trie.insert(path, slot),
+                Field::Payload => payload_slot = Some(slot),
+                Field::Envelope(_) => {}
+            }
+        }
+        let name = settings.name.as_str().into();
+        Self { settings, name, projection, trie, envelope, payload_slot }
+    }
+
+    /// Decodes a batch.
+    pub fn decode(&self, raw: RawBatch) -> Decoded {
+        let stride = self.projection.fields.len();
+        let (text, dead_bytes) = readable(&raw);
+        let mut batch = EventBatch {
+            source: self.settings.index,
+            stream: raw.stream.clone(),
+            text,
+            scratch: String::new(),
+            stride,
+            slots: Vec::with_capacity(raw.messages.len() * stride),
+            events: Vec::with_capacity(raw.messages.len()),
+            messages: Vec::new(),
+        };
+        let mut dead = Vec::new();
+        let mut timestamp_max_us = None;
+        for (index, message) in raw.messages.iter().enumerate() {
+            let slots_before = batch.slots.len();
+            batch.slots.resize(slots_before + stride, Slot::Null);
+            let result = match dead_bytes.contains(&index) {
+                true => Err(DeadLetter::new("not_utf8", "the message is not valid UTF-8")),
+                false => self.decode_message(&mut batch, slots_before, message),
+            };
+            match result {
+                Ok(timestamp_us) => {
+                    timestamp_max_us = timestamp_max_us.max(Some(timestamp_us));
+                    batch.events.push(EventMeta {
+                        timestamp_us,
+                        ordinal: message.ordinal,
+                        message: index as u32,
+                        late: false,
+                    });
+                }
+                Err(letter) => {
+                    batch.slots.truncate(slots_before);
+                    let payload = raw.bytes(&message.payload);
+                    let subject = String::from_utf8_lossy(raw.bytes(&message.subject));
+                    dead.push(dead_row(
+                        &self.name,
+                        &raw.stream,
+                        &subject,
+                        message,
+                        payload,
+                        &letter,
+                    ));
+                }
+            }
+        }
+        batch.messages = raw.messages;
+        Decoded { batch, dead, timestamp_max_us }
+    }
+
+    /// Marks the late events, given the largest timestamp accepted before the batch; the rows of
+    /// the dead letters that they are.
+    pub fn judge(&self, batch: &mut EventBatch, carried_us: Option<i64>) -> Vec<Row> {
+        let mut largest_us = carried_us;
+        let mut late = Vec::new();
+        for (index, event) in batch.events.iter_mut().enumerate() {
+            match largest_us {
+                Some(largest)
+                    if event.timestamp_us < largest.saturating_sub(self.settings.lateness_us) =>
+                {
+                    event.late = true;
+                    late.push((index, largest));
+                }
+                _ => largest_us = largest_us.max(Some(event.timestamp_us)),
+            }
+        }
+        let row = |(index, largest): (usize, i64)| {
+            let event = batch.events[index];
+            let message = &batch.messages[event.message as usize];
+            let behind_us = largest.saturating_sub(event.timestamp_us);
+            let detail = format!(
+                "{} behind the largest timestamp before it, lateness is {}",
+                waterwheel_config::units::format_duration(behind_us),
+                waterwheel_config::units::format_duration(self.settings.lateness_us),
+            );
+            let letter =
+                DeadLetter { reason: "late", detail, timestamp_us: Some(event.timestamp_us) };
+            let payload = batch.text(message.payload.clone()).as_bytes();
+            let subject = batch.text(message.subject.clone());
+            dead_row(&self.name, &batch.stream, subject, message, payload, &letter)
+        };
+        late.into_iter().map(row).collect()
+    }
+
+    /// The watermark of a source whose largest accepted timestamp this is.
+    pub fn watermark(&self, largest_us: i64) -> i64 {
+        largest_us.saturating_sub(self.settings.lateness_us)
+    }
+
+    fn decode_message(
+        &self,
+        batch: &mut EventBatch,
+        slots_before: usize,
+        message: &RawMessage,
+    ) -> Result<i64, DeadLetter> {
+        let size_bytes = u64::from(message.payload.end - message.payload.start);
+        if size_bytes > self.settings.bytes_max {
+            let detail = format!("{size_bytes} bytes, max_bytes is {}", self.settings.bytes_max);
+            return Err(DeadLetter::new("too_large", detail));
+        }
+        let EventBatch { text, scratch, slots, .. } = batch;
+        let payload = text
+            .get(message.payload.start as usize..message.payload.end as usize)
+            .unwrap_or_default();
+        let mut scanner =
+            Scanner::new(payload.as_bytes(), message.payload.start, &self.trie, scratch);
+        let slots = &mut slots[slots_before..];
+        scanner.scan(slots).map_err(explain)?;
+        let has_hostile_escape = scanner.has_hostile_escape;
+        if let Some(slot) = self.payload_slot {
+            slots[slot] = payload_slot(payload, message, has_hostile_escape, scratch);
+        }
+        if has_hostile_escape {
+            self.sanitise_json(slots, text, scratch);
+        }
+        let timestamp_us = self.envelope.fill(slots, text, scratch, &batch.stream, message)?;
+        if let Some(received_at_us) = message.received_at_us
+            && timestamp_us > received_at_us.saturating_add(self.settings.future_max_us)
+        {
+            let detail = format!(
+                "{} past its broker timestamp, max_future is {}",
+                waterwheel_config::units::format_duration(timestamp_us - received_at_us),
+                waterwheel_config::units::format_duration(self.settings.future_max_us),
+            );
+            return Err(DeadLetter { reason: "future", detail, timestamp_us: Some(timestamp_us) });
+        }
+        self.check_keys(batch, slots_before, timestamp_us)?;
+        Ok(timestamp_us)
+    }
+
+    /// Objects and lists are handed on as written, so their escapes must be fit for every sink.
+    fn sanitise_json(&self, slots: &mut [Slot], text: &str, scratch: &mut String) {
+        for (slot, field) in slots.iter_mut().zip(&self.projection.fields) {
+            if let (Slot::Json { start, end }, Field::Path(_) | Field::Envelope(_)) = (*slot, field)
+            {
+                let before = scratch.len() as u32;
+                sanitise(text.get(start as usize..end as usize).unwrap_or_default(), scratch);
+                *slot = Slot::ScratchJson { start: before, end: scratch.len() as u32 };
+            }
+        }
+    }
+
+    fn check_keys(
+        &self,
+        batch: &mut EventBatch,
+        slots_before: usize,
+        timestamp_us: i64,
+    ) -> Result<(), DeadLetter> {
+        let long = |slot: &Slot| match slot {
+            Slot::Text { start, end }
+            | Slot::Scratch { start, end }
+            | Slot::Json { start, end }
+            | Slot::ScratchJson { start, end } => (end - start) as usize > KEY_BYTES_SAFE,
+            _ => false,
+        };
+        let suspicious = batch.slots[slots_before..]
+            .iter()
+            .enumerate()
+            .any(|(slot, value)| Some(slot) != self.payload_slot && long(value));
+        if !suspicious || self.projection.keys.is_empty() {
+            return Ok(());
+        }
+        // Rare: look at the event as operators will.
+        let index = batch.events.len();
+        batch.events.push(EventMeta { timestamp_us, ordinal: 0, message: 0, late: false });
+        let view = batch.view(index);
+        let too_long = self.projection.keys.iter().any(|need| {
+            need.condition.as_ref().is_none_or(|condition| condition.holds(&view))
+                && need.keys.iter().any(|key| {
+                    let text = key.eval(&view);
+                    text.canonical_text().is_some_and(|text| text.len() > KEY_BYTES_MAX)
+                })
+        });
+        batch.events.pop();
+        if too_long {
+            let detail = format!("a text of over {KEY_BYTES_MAX} bytes where a key is needed");
+            return Err(DeadLetter {
+                reason: "key_too_long",
+                detail,
+                timestamp_us: Some(timestamp_us),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn payload_slot(
+    payload: &str,
+    message: &RawMessage,
+    has_hostile_escape: bool,
+    scratch: &mut String,
+) -> Slot {
+    if !has_hostile_escape {
+        return Slot::Json { start: message.payload.start, end: message.payload.end };
+    }
+    let before = scratch.len() as u32;
+    sanitise(payload, scratch);
+    Slot::ScratchJson { start: before, end: scratch.len() as u32 }
+}
+
+fn explain(error: ScanError) -> DeadLetter {
+    match error {
+        ScanError::Syntax(at) => DeadLetter::new("not_json", format!("not JSON at byte {at}")),
+        ScanError::NotObject => DeadLetter::new("not_object", "JSON, but not one object"),
+        ScanError::NumberRange(at) => {
+            DeadLetter::new("number_range", format!("a number beyond double range at byte {at}"))
+        }
+        ScanError::TooDeep => {
+            DeadLetter::new("too_deep", format!("nested deeper than {DEPTH_MAX}"))
+        }
+    }
+}
+
+/// The buffer as text, and the indices of the messages that are not UTF-8.
+///
+/// One check over the whole buffer is several times cheaper than one per message. Parts of a valid
+/// whole are valid where they begin and end at character boundaries.
+fn readable(raw: &RawBatch) -> (String, Vec<usize>) {
+    let whole: Vec<u8> = raw.buffer.clone().into();
+    let ranges = |message: &RawMessage| {
+        [message.subject.clone(), message.headers.clone(), message.payload.clone()]
+    };
+    if simdutf8::basic::from_utf8(&whole).is_ok()
+        && let Ok(text) = String::from_utf8(whole)
+    {
+        let whole_characters = |message: &RawMessage| {
+            ranges(message).iter().all(|range| {
+                text.is_char_boundary(range.start as usize)
+                    && text.is_char_boundary(range.end as usize)
+            })
+        };
+        let broken =
+            (0..raw.messages.len()).filter(|&i| !whole_characters(&raw.messages[i])).collect();
+        return (text, broken);
+    }
+    let mut blotted = vec![b'?'; raw.buffer.len()];
+    let mut broken = Vec::new();
+    for (index, message) in raw.messages.iter().enumerate() {
+        let valid = ranges(message)
+            .iter()
+            .all(|range| simdutf8::basic::from_utf8(raw.bytes(range)).is_ok());
+        if !valid {
+            broken.push(index);
+            continue;
+        }
+        for range in ranges(message) {
+            blotted[range.start as usize..range.end as usize].copy_from_slice(raw.bytes(&range));
+        }
+    }
+    (String::from_utf8(blotted).unwrap_or_default(), broken)
+}
+
+#[cfg(test)]
+mod tests;

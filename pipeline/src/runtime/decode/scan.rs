@@ -1,0 +1,637 @@
+//! One pass over a JSON text that checks all of it and keeps only the wanted paths.
+//!
+//! The whole text is checked, in the parts that nobody reads too: a dead letter must not depend on
+//! what the deployment happens to name. The wanted paths form a trie; where the text leaves the
+//! trie, values are skipped without building anything. Recursion ends at [`DEPTH_MAX`].
+
+use waterwheel_config::expr::Number;
+
+use crate::contract::event::Slot;
+
+/// Objects and lists nested deeper than this make a message a dead letter (SPEC 2).
+pub const DEPTH_MAX: usize = 64;
+
+/// Why a text is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanError {
+    /// Not JSON, at this byte.
+    Syntax(usize),
+    /// JSON, but not an object.
+    NotObject,
+    /// A number beyond double range, at this byte.
+    NumberRange(usize),
+    /// Nested deeper than [`DEPTH_MAX`].
+    TooDeep,
+}
+
+/// The wanted paths as a trie; node 0 is the root.
+#[derive(Clone, Debug)]
+pub struct PathTrie {
+    nodes: Vec<Node>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    children: Vec<(Box<[u8]>, usize)>,
+    slots: Vec<usize>,
+}
+
+impl PathTrie {
+    /// A trie that wants nothing.
+    pub fn new() -> Self {
+        Self { nodes: vec![Node::default()] }
+    }
+
+    /// Wants the value at a path in a slot.
+    pub fn insert(&mut self, path: &[String], slot: usize) {
+        let mut at = 0;
+        for name in path {
+            let found = self.nodes[at].children.iter().find(|(key, _)| **key == *name.as_bytes());
+            at = match found {
+                Some((_, child)) => *child,
+                None => {
+                    self.nodes.push(Node::default());
+                    let child = self.nodes.len() - 1;
+                    self.nodes[at].children.push((name.as_bytes().into(), child));
+                    child
+                }
+            };
+        }
+        self.nodes[at].slots.push(slot);
+    }
+
+    fn child(&self, node: usize, name: &[u8]) -> Option<usize> {
+        let children = &self.nodes[node].children;
+        children.iter().find(|(key, _)| **key == *name).map(|(_, child)| *child)
+    }
+
+    /// Of duplicate keys the last one counts: what an earlier one set below here is forgotten.
+    fn clear(&self, node: usize, slots: &mut [Slot]) {
+        for &slot in &self.nodes[node].slots {
+            slots[slot] = Slot::Null;
+        }
+        for (_, child) in &self.nodes[node].children {
+            self.clear(*child, slots);
+        }
+    }
+}
+
+/// Scans one payload.
+pub struct Scanner<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Where the payload begins in the batch's buffer.
+    offset: u32,
+    trie: &'a PathTrie,
+    scratch: &'a mut String,
+    /// True once an escape was seen that sinks cannot take: `\u0000` or half a surrogate pair.
+    pub has_hostile_escape: bool,
+}
+
+impl<'a> Scanner<'a> {
+    /// A scanner of a payload that lies at `offset` in the batch's buffer and is valid UTF-8.
+    pub fn new(bytes: &'a [u8], offset: u32, trie: &'a PathTrie, scratch: &'a mut String) -> Self {
+        Self { bytes, at: 0, offset, trie, scratch, has_hostile_escape: false }
+    }
+
+    /// Checks the whole text and fills the slots.
+    pub fn scan(&mut self, slots: &mut [Slot]) -> Result<(), ScanError> {
+        self.space();
+        match self.peek() {
+            Some(b'{') => self.object(Some(0), slots, 1)?,
+            Some(_) => {
+                // A list is JSON, a truncated list is not: the reason should say which.
+                self.value(None, slots, 0)?;
+                self.end()?;
+                return Err(ScanError::NotObject);
+            }
+            None => return Err(ScanError::Syntax(self.at)),
+        }
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), ScanError> {
+        self.space();
+        if self.at == self.bytes.len() { Ok(()) } else { Err(ScanError::Syntax(self.at)) }
+    }
+
+    #[inline]
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    #[inline]
+    fn space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    #[inline]
+    fn expect(&mut self, byte: u8) -> Result<(), ScanError> {
+        if self.peek() == Some(byte) {
+            self.at += 1;
+            Ok(())
+        } else {
+            Err(ScanError::Syntax(self.at))
+        }
+    }
+
+    fn object(
+        &mut self,
+        node: Option<usize>,
+        slots: &mut [Slot],
+        depth: usize,
+    ) -> Result<(), ScanError> {
+        if depth > DEPTH_MAX {
+            return Err(ScanError::TooDeep);
+        }
+        self.at += 1;
+        self.space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.space();
+            let child = self.key(node)?;
+            self.space();
+            self.expect(b':')?;
+            self.space();
+            self.value(child, slots, depth)?;
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(ScanError::Syntax(self.at)),
+            }
+        }
+    }
+
+    /// Reads a key; the trie's node below `node` that it leads to.
+    #[inline]
+    fn key(&mut self, node: Option<usize>) -> Result<Option<usize>, ScanError> {
+        let (start, end, escaped) = self.string()?;
+        let Some(node) = node else {
+            return Ok(None);
+        };
+        if !escaped {
+            return Ok(self.trie.child(node, &self.bytes[start..end]));
+        }
+        let before = self.scratch.len();
+        unescape(&self.bytes[start..end], self.scratch);
+        let child = self.trie.child(node, &self.scratch.as_bytes()[before..]);
+        self.scratch.truncate(before);
+        Ok(child)
+    }
+
+    fn value(
+        &mut self,
+        node: Option<usize>,
+        slots: &mut [Slot],
+        depth: usize,
+    ) -> Result<(), ScanError> {
+        let start = self.at;
+        if let Some(node) = node {
+            self.trie.clear(node, slots);
+        }
+        let value = match self.peek() {
+            Some(b'"') => {
+                let (start, end, escaped) = self.string()?;
+                match node {
+                    Some(node) if !self.trie.nodes[node].slots.is_empty() => {
+                        self.text(start, end, escaped)
+                    }
+                    _ => return Ok(()),
+                }
+            }
+            Some(b'{') => {
+                self.object(node, slots, depth + 1)?;
+                Slot::Json { start: self.place(start), end: self.place(self.at) }
+            }
+            Some(b'[') => {
+                self.list(slots, depth + 1)?;
+                Slot::Json { start: self.place(start), end: self.place(self.at) }
+            }
+            Some(b't') => self.word(b"true", Slot::Boolean(true))?,
+            Some(b'f') => self.word(b"false", Slot::Boolean(false))?,
+            Some(b'n') => self.word(b"null", Slot::Null)?,
+            Some(b'-' | b'0'..=b'9') => self.number(node.is_some())?,
+            _ => return Err(ScanError::Syntax(self.at)),
+        };
+        if let Some(node) = node {
+            for &slot in &self.trie.nodes[node].slots {
+                slots[slot] = value;
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, slots: &mut [Slot], depth: usize) -> Result<(), ScanError> {
+        if depth > DEPTH_MAX {
+            return Err(ScanError::TooDeep);
+        }
+        self.at += 1;
+        self.space();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.space();
+            self.value(None, slots, depth)?;
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(ScanError::Syntax(self.at)),
+            }
+        }
+    }
+
+    fn word(&mut self, word: &[u8], slot: Slot) -> Result<Slot, ScanError> {
+        if self.bytes[self.at..].starts_with(word) {
+            self.at += word.len();
+            Ok(slot)
+        } else {
+            Err(ScanError::Syntax(self.at))
+        }
+    }
+
+    /// Passes a string; its inside as a range, and whether it holds escapes.
+    #[inline]
+    fn string(&mut self) -> Result<(usize, usize, bool), ScanError> {
+        self.expect(b'"')?;
+        let start = self.at;
+        let mut escaped = false;
+        loop {
+            self.plain();
+            match self.peek() {
+                Some(b'"') => {
+                    let end = self.at;
+                    self.at += 1;
+                    return Ok((start, end, escaped));
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                _ => return Err(ScanError::Syntax(self.at)),
+            }
+        }
+    }
+
+    /// Passes bytes that are neither quote, backslash nor control, eight at a time.
+    #[inline]
+    fn plain(&mut self) {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        const HIGHS: u64 = 0x8080_8080_8080_8080;
+        // Classic "has a zero byte" arithmetic on each of the three conditions; a false positive
+        // above a true one is harmless, since the lowest hit is what counts.
+        while let Some(chunk) = self.bytes[self.at..].first_chunk::<8>() {
+            let word = u64::from_le_bytes(*chunk);
+            let quote = word ^ (ONES * u64::from(b'"'));
+            let backslash = word ^ (ONES * u64::from(b'\\'));
+            let hits = (quote.wrapping_sub(ONES) & !quote)
+                | (backslash.wrapping_sub(ONES) & !backslash)
+                | (word.wrapping_sub(ONES * 0x20) & !word);
+            let hits = hits & HIGHS;
+            if hits != 0 {
+                self.at += (hits.trailing_zeros() / 8) as usize;
+                return;
+            }
+            self.at += 8;
+        }
+        while self.peek().is_some_and(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+            self.at += 1;
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), ScanError> {
+        let kind = self.bytes.get(self.at + 1).copied();
+        match kind {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
+            Some(b'u') => {
+                let unit = hex4(self.bytes, self.at + 2).ok_or(ScanError::Syntax(self.at))?;
+                // A pair is two escapes; here it only matters whether each half has its other.
+                self.at += 6;
+                match unit {
+                    0 | 0xdc00..=0xdfff => self.has_hostile_escape = true,
+                    0xd800..=0xdbff => match low_surrogate(self.bytes, self.at) {
+                        Some(_) => self.at += 6,
+                        None => self.has_hostile_escape = true,
+                    },
+                    _ => {}
+                }
+            }
+            _ => return Err(ScanError::Syntax(self.at)),
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, wanted: bool) -> Result<Slot, ScanError> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        let digits_start = self.at;
+        let digits = self.digits();
+        if digits == 0 || (digits > 1 && self.bytes[digits_start] == b'0') {
+            return Err(ScanError::Syntax(start));
+        }
+        let mut whole = true;
+        let mut exponent = false;
+        if self.peek() == Some(b'.') {
+            whole = false;
+            self.at += 1;
+            if self.digits() == 0 {
+                return Err(ScanError::Syntax(start));
+            }
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            (whole, exponent) = (false, true);
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            if self.digits() == 0 {
+                return Err(ScanError::Syntax(start));
+            }
+        }
+        // Without an exponent only a number of more than 308 digits can leave the range.
+        if !wanted && !exponent && digits < 300 {
+            return Ok(Slot::Null);
+        }
+        let text = std::str::from_utf8(&self.bytes[start..self.at]).unwrap_or_default();
+        if whole && digits <= 18 {
+            return text.parse().map(Slot::Integer).map_err(|_| ScanError::Syntax(start));
+        }
+        let slot = match Number::parse(text) {
+            Some(Number::Integer(number)) => match (i64::try_from(number), u64::try_from(number)) {
+                (Ok(number), _) => Slot::Integer(number),
+                (_, Ok(number)) => Slot::Unsigned(number),
+                _ => Slot::Float(number as f64),
+            },
+            Some(Number::Float(number)) => Slot::Float(number + 0.0),
+            None => return Err(ScanError::NumberRange(start)),
+        };
+        Ok(slot)
+    }
+
+    #[inline]
+    fn digits(&mut self) -> usize {
+        let start = self.at;
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+        self.at - start
+    }
+
+    fn text(&mut self, start: usize, end: usize, escaped: bool) -> Slot {
+        if !escaped {
+            return Slot::Text { start: self.place(start), end: self.place(end) };
+        }
+        let before = self.scratch.len() as u32;
+        unescape(&self.bytes[start..end], self.scratch);
+        Slot::Scratch { start: before, end: self.scratch.len() as u32 }
+    }
+
+    fn place(&self, at: usize) -> u32 {
+        self.offset + at as u32
+    }
+}
+
+/// The text of a JSON string's inside, appended. U+0000 and halves of surrogate pairs become
+/// U+FFFD.
+fn unescape(inside: &[u8], out: &mut String) {
+    let mut at = 0;
+    while at < inside.len() {
+        let plain = memchr::memchr(b'\\', &inside[at..]).unwrap_or(inside.len() - at);
+        out.push_str(std::str::from_utf8(&inside[at..at + plain]).unwrap_or_default());
+        at += plain;
+        let Some(kind) = inside.get(at + 1) else {
+            return;
+        };
+        at += 2;
+        out.push(match kind {
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => {
+                let unit = hex4(inside, at).unwrap_or(0);
+                at += 4;
+                match unit {
+                    0 => char::REPLACEMENT_CHARACTER,
+                    0xd800..=0xdbff => match low_surrogate(inside, at) {
+                        Some(low) => {
+                            at += 6;
+                            let code = 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
+                            char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
+                        }
+                        None => char::REPLACEMENT_CHARACTER,
+                    },
+                    // The low half alone is no character, and becomes U+FFFD here.
+                    unit => char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER),
+                }
+            }
+            other => char::from(*other),
+        });
+    }
+}
+
+/// A JSON text in which `\u0000` and halves of surrogate pairs are written `\ufffd`, appended.
+pub fn sanitise(json: &str, out: &mut String) {
+    let bytes = json.as_bytes();
+    let (mut at, mut copied) = (0, 0);
+    while let Some(found) = memchr::memchr(b'\\', &bytes[at..]) {
+        at += found;
+        if bytes.get(at + 1) != Some(&b'u') {
+            at += 2;
+            continue;
+        }
+        let unit = hex4(bytes, at + 2).unwrap_or(0);
+        let pair = (0xd800..=0xdbff).contains(&unit) && low_surrogate(bytes, at + 6).is_some();
+        if unit == 0 || ((0xd800..=0xdfff).contains(&unit) && !pair) {
+            out.push_str(&json[copied..at]);
+            out.push_str("\\ufffd");
+            copied = at + 6;
+        }
+        at += if pair { 12 } else { 6 };
+    }
+    out.push_str(&json[copied..]);
+}
+
+fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
+    let mut unit = 0;
+    for byte in bytes.get(at..at + 4)? {
+        unit = unit * 16 + char::from(*byte).to_digit(16)?;
+    }
+    Some(unit)
+}
+
+fn low_surrogate(bytes: &[u8], at: usize) -> Option<u32> {
+    if bytes.get(at..at + 2)? != b"\\u" {
+        return None;
+    }
+    hex4(bytes, at + 2).filter(|unit| (0xdc00..=0xdfff).contains(unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn scan(text: &str, paths: &[&str]) -> Result<Vec<String>, ScanError> {
+        let mut trie = PathTrie::new();
+        for (slot, path) in paths.iter().enumerate() {
+            let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+            trie.insert(&path, slot);
+        }
+        let mut slots = vec![Slot::Null; paths.len()];
+        let mut scratch = String::new();
+        Scanner::new(text.as_bytes(), 0, &trie, &mut scratch).scan(&mut slots)?;
+        Ok(slots
+            .into_iter()
+            .map(|slot| match slot {
+                Slot::Text { start, end } => format!("'{}'", &text[start as usize..end as usize]),
+                Slot::Scratch { start, end } => {
+                    format!("'{}'", &scratch[start as usize..end as usize])
+                }
+                Slot::Json { start, end } => text[start as usize..end as usize].to_owned(),
+                Slot::Integer(number) => number.to_string(),
+                Slot::Unsigned(number) => number.to_string(),
+                Slot::Float(number) => format!("{number:e}"),
+                Slot::Boolean(flag) => flag.to_string(),
+                _ => "null".to_owned(),
+            })
+            .collect())
+    }
+
+    #[test]
+    fn wanted_paths_are_found() {
+        let text = r#"{"a":{"b":"x","c":[1,{"b":2}]},"n":-12,"u":18446744073709551615,"f":1.5e2,"t":true,"e":"q\"\u00e9\ud83d\ude00\u0000\ud800"}"#;
+        let found = scan(text, &["a.b", "a.c", "n", "u", "f", "t", "e", "missing", "a"]).unwrap();
+        assert_eq!(
+            found,
+            [
+                "'x'",
+                r#"[1,{"b":2}]"#,
+                "-12",
+                "18446744073709551615",
+                "1.5e2",
+                "true",
+                "'q\"é😀\u{fffd}\u{fffd}'",
+                "null",
+                r#"{"b":"x","c":[1,{"b":2}]}"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn of_duplicate_keys_the_last_counts() {
+        let text = r#"{"a":{"b":1},"a":{"c":2},"d":1,"d":null,"\u0064x":7}"#;
+        assert_eq!(scan(text, &["a.b", "a.c", "d", "dx"]).unwrap(), ["null", "2", "null", "7"]);
+    }
+
+    #[test]
+    fn everything_is_checked_in_unread_parts_too() {
+        for (text, error) in [
+            ("", ScanError::Syntax(0)),
+            ("[1]", ScanError::NotObject),
+            ("\"x\"", ScanError::NotObject),
+            ("[1", ScanError::Syntax(2)),
+            ("{", ScanError::Syntax(1)),
+            (r#"{"x":1e999}"#, ScanError::NumberRange(5)),
+            (r#"{"x":-1e400,"y":1}"#, ScanError::NumberRange(5)),
+            (r#"{"x":01}"#, ScanError::Syntax(5)),
+            (r#"{"x":1.}"#, ScanError::Syntax(5)),
+            (r#"{"x":+1}"#, ScanError::Syntax(5)),
+            (r#"{"x":nul}"#, ScanError::Syntax(5)),
+            (r#"{"x":"\q"}"#, ScanError::Syntax(6)),
+            (r#"{"x":"\u12g4"}"#, ScanError::Syntax(6)),
+            ("{\"x\":\"a\nb\"}", ScanError::Syntax(7)),
+            (r#"{"x":1}}"#, ScanError::Syntax(7)),
+            (r#"{"x":1,}"#, ScanError::Syntax(7)),
+            (r#"{"x" 1}"#, ScanError::Syntax(5)),
+        ] {
+            assert_eq!(scan(text, &["y"]), Err(error), "{text}");
+        }
+        let digits = format!("{{\"x\":{}}}", "9".repeat(400));
+        assert_eq!(scan(&digits, &[]), Err(ScanError::NumberRange(5)));
+    }
+
+    #[test]
+    fn depth_ends_at_64() {
+        let nested =
+            |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        assert!(scan(&nested(64), &[]).is_ok());
+        assert_eq!(scan(&nested(65), &[]), Err(ScanError::TooDeep));
+        assert_eq!(scan(&"[".repeat(100_000), &[]), Err(ScanError::TooDeep));
+        assert_eq!(scan(&"{\"a\":".repeat(100_000), &["a"]), Err(ScanError::TooDeep));
+    }
+
+    #[test]
+    fn hostile_escapes_are_written_anew() {
+        let mut out = String::new();
+        sanitise(r#"{"a":"\u0000\\u0000\ud800x\ud83d\ude00\udc00"}"#, &mut out);
+        assert_eq!(out, r#"{"a":"\ufffd\\u0000\ufffdx\ud83d\ude00\ufffd"}"#);
+    }
+
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<u64>().prop_map(Into::into),
+            (-1e300f64..1e300).prop_map(Into::into),
+            "\\PC{0,12}|[\"\\\\\n\t a-z]{0,12}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+                prop::collection::btree_map("[a-c]{1,2}", inner, 0..5)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_serde_json_on_what_is_json(bytes in "[\\[\\]{}\",:0-9eE.+\\- a\\\\u\ntrufalsn]{0,24}") {
+            let text = format!("{{\"a\":{bytes}}}");
+            let theirs = serde_json::from_str::<serde_json::Value>(&text);
+            let ours = scan(&text, &["a"]);
+            match theirs {
+                Ok(_) => prop_assert!(ours.is_ok(), "{text}: {ours:?}"),
+                // serde_json refuses halves of surrogate pairs, which become U+FFFD here.
+                Err(error) if error.to_string().contains("surrogate")
+                    || error.to_string().contains("hex escape") => {}
+                Err(_) => prop_assert!(ours.is_err(), "{text}"),
+            }
+        }
+
+        #[test]
+        fn finds_what_serde_json_finds(value in json()) {
+            let text = serde_json::json!({ "a": value, "z": 1 }).to_string();
+            let found = scan(&text, &["a", "z"]).unwrap();
+            prop_assert_eq!(&found[1], "1");
+            match &value {
+                serde_json::Value::String(text) => {
+                    prop_assert_eq!(&found[0], &format!("'{}'", text.replace('\0', "\u{fffd}")));
+                }
+                serde_json::Value::Number(number) if number.is_f64() => {
+                    prop_assert_eq!(found[0].parse::<f64>().unwrap(), number.as_f64().unwrap());
+                }
+                other => prop_assert_eq!(&found[0], &other.to_string()),
+            }
+        }
+    }
+}

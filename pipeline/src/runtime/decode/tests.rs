@@ -1,0 +1,168 @@
+//! Messages in, events and dead letters out.
+
+use waterwheel_config::document::Document;
+use waterwheel_config::value::Value;
+
+use super::*;
+use crate::contract::batch::BatchBuilder;
+use crate::contract::event::{Envelope, RawColumns};
+
+fn settings() -> EventSettings {
+    EventSettings {
+        name: "events".to_owned(),
+        index: 0,
+        mapping: EventMapping::default(),
+        bytes_max: 4096,
+        future_max_us: 30_000_000,
+        lateness_us: 10_000_000,
+    }
+}
+
+fn batch(payloads: &[&[u8]]) -> RawBatch {
+    let mut builder = BatchBuilder::new("S".into(), 0);
+    for (index, payload) in payloads.iter().enumerate() {
+        let sequence = index as u64 + 1;
+        builder.push(sequence, sequence, Some(1_000_000_000), b"a.b.c", b"", payload);
+    }
+    builder.finish(None)
+}
+
+fn reasons(rows: &[Row]) -> Vec<String> {
+    rows.iter().map(|row| row.values()[5].to_plain()).collect()
+}
+
+#[test]
+fn messages_become_raw_rows() {
+    let mut projection = Projection::default();
+    let columns = RawColumns::project(&mut projection);
+    let plan = DecodePlan::new(settings(), projection);
+    let mut builder = BatchBuilder::new("S".into(), 0);
+    let payload = br#"{"user_id":42,"timestamp":1000,"x":"\u0000"}"#;
+    builder.push(7, 7, Some(1_000_000_000), b"a.b.c", b"Nats-Msg-Id: m1\r\n", payload);
+    builder.push(8, 8, Some(1_000_000_000), b"a.b.c", b"", br#"{"id":"i","event_type":"t"}"#);
+    let decoded = plan.decode(builder.finish(None));
+    let rows: Vec<Vec<String>> = (0..2)
+        .map(|index| columns.row(&decoded.batch.view(index)))
+        .map(|row| row.values().iter().map(Value::to_plain).collect())
+        .collect();
+    let received = "1970-01-01T00:16:40Z";
+    assert_eq!(
+        rows[0],
+        [
+            "m1",
+            "a.b.c",
+            received,
+            "42",
+            "",
+            "",
+            "",
+            "",
+            "a.b.c",
+            "S",
+            "7",
+            received,
+            "false",
+            r#"{"user_id":42,"timestamp":1000,"x":"\ufffd"}"#
+        ]
+    );
+    assert_eq!(rows[1][..3], ["i", "t", received]);
+}
+
+#[test]
+fn bad_messages_become_dead_letters() {
+    let plan = DecodePlan::new(settings(), Projection::default());
+    let large = [b"{\"a\":\"".to_vec(), vec![b'x'; 5000], b"\"}".to_vec()].concat();
+    let deep = vec![b'['; 100_000];
+    let cases: [(&[u8], &str); 13] = [
+        (b"", "not_json"),
+        (b"hello", "not_json"),
+        (b"[1,2]", "not_object"),
+        (b"{\"a\":\"\xff\"}", "not_utf8"),
+        (&large, "too_large"),
+        (&deep[..4000], "too_deep"),
+        (br#"{"a":1e999}"#, "number_range"),
+        (br#"{"timestamp":"30000-01-01T00:00:00Z"}"#, "bad_timestamp"),
+        (br#"{"timestamp":true}"#, "bad_timestamp"),
+        (br#"{"timestamp":1.5}"#, "bad_timestamp"),
+        (br#"{"timestamp":1031}"#, "future"),
+        (br#"{"timestamp":1030}"#, ""),
+        (br#"{"a":"\u0000","a":2}"#, ""),
+    ];
+    for (payload, reason) in cases {
+        let decoded = plan.decode(batch(&[payload]));
+        let wanted: Vec<&str> = if reason.is_empty() { vec![] } else { vec![reason] };
+        let shown = String::from_utf8_lossy(&payload[..payload.len().min(60)]).into_owned();
+        assert_eq!(reasons(&decoded.dead), wanted, "{shown}");
+        assert_eq!(decoded.batch.events.len() + decoded.dead.len(), 1, "{shown}");
+    }
+    // All at once: one bad message does not touch its neighbours.
+    let all: Vec<&[u8]> = cases.iter().map(|(payload, _)| *payload).collect();
+    let decoded = plan.decode(batch(&all));
+    assert_eq!((decoded.dead.len(), decoded.batch.events.len()), (11, 2));
+}
+
+#[test]
+fn bytes_that_are_text_only_together_are_not_utf8() {
+    let plan = DecodePlan::new(settings(), Projection::default());
+    let decoded = plan.decode(batch(&[b"{\"a\":\"\"}\xc3", b"\xa9{\"a\":\"\"}"]));
+    assert_eq!(reasons(&decoded.dead), ["not_utf8", "not_utf8"]);
+}
+
+#[test]
+fn lateness_is_judged_in_log_order() {
+    let plan = DecodePlan::new(settings(), Projection::default());
+    let event = |seconds: i64| format!("{{\"timestamp\":{seconds}}}").into_bytes();
+    let payloads = [event(100), event(90), event(89), event(120), event(110), event(109)];
+    let slices: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+    let mut whole = plan.decode(batch(&slices)).batch;
+    let late = plan.judge(&mut whole, None);
+    let flags: Vec<bool> = whole.events.iter().map(|event| event.late).collect();
+    assert_eq!(flags, [false, false, true, false, false, true]);
+    assert_eq!(reasons(&late), ["late", "late"]);
+    // The same cut in two, the first part's largest timestamp carried in.
+    let mut second = plan.decode(batch(&slices[3..])).batch;
+    plan.judge(&mut second, Some(100_000_000));
+    assert_eq!(second.events.iter().map(|event| event.late).collect::<Vec<_>>(), flags[3..]);
+}
+
+#[test]
+fn long_keys_are_dead_letters_only_where_a_key_is_needed() {
+    let mut projection = Projection::default();
+    let kind = projection.slot(&Field::Envelope(Envelope::EventType));
+    let user = projection.slot(&Field::Envelope(Envelope::UserId));
+    let condition = waterwheel_config::expr::Program::IsNull(Box::new(
+        waterwheel_config::expr::Program::Slot(kind),
+    ));
+    let condition = waterwheel_config::expr::Program::Not(Box::new(condition));
+    let keys = vec![waterwheel_config::expr::Program::Slot(user)];
+    projection.keys.push(crate::contract::event::KeyNeed { condition: Some(condition), keys });
+    let plan = DecodePlan::new(settings(), projection);
+    let payload = |bytes: usize| format!("{{\"user_id\":\"{}\"}}", "u".repeat(bytes)).into_bytes();
+    let (fits, long) = (payload(1024), payload(1025));
+    let decoded = plan.decode(batch(&[&fits, &long]));
+    assert_eq!(reasons(&decoded.dead), ["key_too_long"]);
+}
+
+#[test]
+fn the_envelope_can_be_mapped() {
+    let toml = r#"[event]
+id = "data.key"
+event_type = "subject:2"
+user_id = "header:X-User"
+source = "'desk'"
+timestamp = "data.ts"
+"#;
+    let document = Document::parse("t", toml, Box::new(|_| None));
+    let mapping = EventMapping::read(&document.root());
+    assert!(document.findings.is_empty());
+    let mut projection = Projection::default();
+    let columns = RawColumns::project(&mut projection);
+    let plan = DecodePlan::new(EventSettings { mapping, ..settings() }, projection);
+    let mut builder = BatchBuilder::new("S".into(), 0);
+    let payload = br#"{"data":{"key":"k1","ts":"1970-01-01T00:00:09Z"},"id":"no"}"#;
+    builder.push(1, 1, Some(0), b"a.fill.c", b"A: b\r\nx-user:  u7 \r\n", payload);
+    let decoded = plan.decode(builder.finish(None));
+    let row = columns.row(&decoded.batch.view(0));
+    let plain: Vec<String> = row.values()[..8].iter().map(Value::to_plain).collect();
+    assert_eq!(plain, ["k1", "fill", "1970-01-01T00:00:09Z", "u7", "", "", "", "desk"]);
+}

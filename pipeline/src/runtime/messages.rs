@@ -1,0 +1,94 @@
+//! What the actors say to each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use waterwheel_config::value::Row;
+
+use crate::contract::batch::RawBatch;
+use crate::contract::epoch::{Epoch, EpochRecord, Progress};
+use crate::contract::fault::Fault;
+use crate::contract::position::Position;
+
+/// Names a batch within a generation.
+pub(super) type BatchId = u64;
+
+/// Rows with how often they came, less how often they went.
+pub(super) type Updates = Vec<(Row, isize)>;
+
+/// From an intake to the coordinator.
+#[derive(Debug)]
+pub(super) enum FromIntake {
+    /// The source is open at this position.
+    Opened(Position),
+    /// The next messages.
+    Batch(RawBatch),
+    /// The end that `until` asked for.
+    End,
+}
+
+/// From the coordinator to a worker.
+pub(super) enum ToWorker {
+    /// Decode this and keep it for its epoch.
+    Batch { epoch: Epoch, id: BatchId, source: u16, raw: RawBatch },
+    /// Everything of the epoch has been decoded: judge it and let it flow.
+    Close(Arc<Closing>),
+}
+
+/// What the workers need to let an epoch flow.
+#[derive(Debug)]
+pub(super) struct Closing {
+    pub(super) epoch: Epoch,
+    /// The watermark of each source after the epoch.
+    pub(super) watermarks: Vec<i64>,
+    /// The largest timestamp accepted before each batch of the epoch.
+    pub(super) carried_us: HashMap<BatchId, Option<i64>>,
+}
+
+/// From a worker to the coordinator.
+#[derive(Debug)]
+pub(super) enum FromWorker {
+    /// A batch is decoded; the largest timestamp of its events.
+    Decoded { id: BatchId, timestamp_max_us: Option<i64> },
+    /// An epoch has flowed through the whole dataflow.
+    Done(Box<EpochOutput>),
+}
+
+/// What one worker brought out of one epoch.
+#[derive(Debug, Default)]
+pub(super) struct EpochOutput {
+    pub(super) epoch: Epoch,
+    /// By sink, then by input.
+    pub(super) sinks: Vec<Vec<Updates>>,
+    pub(super) counts: Counts,
+    pub(super) state_bytes: usize,
+}
+
+/// How many messages became what.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) accepted: u64,
+    /// Late ones included.
+    pub(super) dead: u64,
+    pub(super) late: u64,
+}
+
+/// From the coordinator to an outlet: one epoch's changes.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) record: EpochRecord,
+    pub(super) finished: bool,
+    /// By input.
+    pub(super) updates: Vec<Updates>,
+}
+
+/// From an outlet to the coordinator.
+#[derive(Debug)]
+pub(super) enum FromOutlet {
+    /// So many deliveries have left its mailbox for good.
+    Taken { sink: usize, count: usize },
+    /// Everything up to here is durable.
+    Durable { sink: usize, progress: Progress },
+    /// It cannot go on.
+    Fault { sink: usize, fault: Fault },
+}

@@ -1,0 +1,265 @@
+//! The outlet of one sink: gathers the changes of epochs while the sink is busy, and commits them
+//! as one; waits and recovers when the sink's server goes away.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use differential_dataflow::consolidation::consolidate;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use waterwheel_config::schema::SchemaRef;
+use waterwheel_config::value::Value;
+
+use super::actor::Ending;
+use super::cuts::is_at_or_before;
+use super::gauges::Gauges;
+use super::messages::{Delivery, FromOutlet, Updates};
+use crate::contract::epoch::Progress;
+use crate::contract::fault::{Fault, Remedy};
+use crate::contract::position::Positions;
+use crate::contract::sink::{Changes, Commit, Sink};
+
+/// Positions that moved without a row having changed are made durable this often.
+const EMPTY_COMMIT_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a sink that is idle may do what time makes due.
+const TICK: Duration = Duration::from_secs(1);
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_MOST: Duration = Duration::from_secs(5);
+
+/// A row count beyond which no further epoch is gathered into one commit.
+const GATHERED_ROWS_MAX: usize = 200_000;
+
+/// What an outlet needs.
+pub(super) struct Outlet {
+    pub(super) index: usize,
+    pub(super) name: String,
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) schemas: Vec<SchemaRef>,
+    pub(super) fingerprint: String,
+    /// What the sink held when it was claimed: nothing up to there is given again.
+    pub(super) recorded: Option<Progress>,
+    pub(super) origin: Positions,
+    pub(super) deliveries: mpsc::Receiver<Delivery>,
+    pub(super) coordinator: mpsc::Sender<FromOutlet>,
+    pub(super) gauges: Arc<Gauges>,
+}
+
+/// Changes that wait for a commit.
+struct Gathered {
+    progress: Progress,
+    updates: Vec<Updates>,
+    rows: usize,
+}
+
+impl Outlet {
+    /// The life of the actor. It ends when the coordinator drops its mailbox; then everything is
+    /// made durable.
+    pub(super) async fn run(mut self) -> Ending {
+        let ending = match self.serve().await {
+            Ok(()) => match self.close().await {
+                Ok(()) => Ending::Done,
+                Err(fault) => Ending::Fault(fault),
+            },
+            Err(fault) => Ending::Fault(fault),
+        };
+        if let Ending::Fault(fault) = &ending {
+            let message = FromOutlet::Fault { sink: self.index, fault: fault.clone() };
+            let _ = self.coordinator.send(message).await;
+        }
+        ending
+    }
+
+    async fn serve(&mut self) -> Result<(), Fault> {
+        let mut gathered: Option<Gathered> = None;
+        let mut committed_at = Instant::now();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let delivery = tokio::select! {
+                delivery = self.deliveries.recv() => delivery,
+                _ = tick.tick() => {
+                    if committed_at.elapsed() >= EMPTY_COMMIT_EVERY && let Some(last) = gathered.take() {
+                        self.commit(last).await?;
+                        committed_at = Instant::now();
+                    }
+                    let durable = self.sink.tick().await?;
+                    self.report(durable).await;
+                    continue;
+                }
+            };
+            let Some(delivery) = delivery else {
+                if let Some(last) = gathered.take() {
+                    self.commit(last).await?;
+                }
+                return Ok(());
+            };
+            let mut taken = 1;
+            self.gather(&mut gathered, delivery);
+            while gathered.as_ref().is_none_or(|gathered| gathered.rows < GATHERED_ROWS_MAX)
+                && let Ok(delivery) = self.deliveries.try_recv()
+            {
+                taken += 1;
+                self.gather(&mut gathered, delivery);
+            }
+            let is_due = gathered.as_ref().is_some_and(|gathered| {
+                gathered.rows > 0
+                    || gathered.progress.finished
+                    || committed_at.elapsed() >= EMPTY_COMMIT_EVERY
+            });
+            if is_due && let Some(ready) = gathered.take() {
+                self.commit(ready).await?;
+                committed_at = Instant::now();
+            }
+            // A coordinator that is gone has left its last deliveries in the mailbox.
+            let message = FromOutlet::Taken { sink: self.index, count: taken };
+            let _ = self.coordinator.send(message).await;
+        }
+    }
+
+    /// Adds a delivery to what waits, unless the sink holds it already.
+    fn gather(&self, gathered: &mut Option<Gathered>, delivery: Delivery) {
+        if let Some(recorded) = &self.recorded {
+            let is_held = is_at_or_before(&delivery.record.positions, &recorded.record.positions);
+            // The epoch that closes everything moves no position.
+            if is_held && (recorded.finished || !delivery.finished) {
+                return;
+            }
+        }
+        let progress = Progress {
+            record: delivery.record,
+            origin: self.origin.clone(),
+            fingerprint: self.fingerprint.clone(),
+            finished: delivery.finished,
+        };
+        let rows: usize = delivery.updates.iter().map(Vec::len).sum();
+        match gathered {
+            None => *gathered = Some(Gathered { progress, updates: delivery.updates, rows }),
+            Some(gathered) => {
+                gathered.progress = progress;
+                gathered.rows += rows;
+                for (mine, theirs) in gathered.updates.iter_mut().zip(delivery.updates) {
+                    mine.extend(theirs);
+                }
+            }
+        }
+    }
+
+    async fn commit(&mut self, gathered: Gathered) -> Result<(), Fault> {
+        let changes: Vec<Changes> = gathered
+            .updates
+            .into_iter()
+            .zip(&self.schemas)
+            .map(|(updates, schema)| changes(updates, schema))
+            .collect();
+        let rows: usize =
+            changes.iter().map(|changes| changes.upserts.len() + changes.deletes.len()).sum();
+        let commit = Commit { progress: gathered.progress, changes };
+        let mut backoff = BACKOFF_FIRST;
+        loop {
+            match self.sink.commit(&commit).await {
+                Ok(durable) => {
+                    self.gauges.rows.fetch_add(rows as u64, Ordering::Relaxed);
+                    self.report(durable).await;
+                    return Ok(());
+                }
+                Err(fault) if fault.remedy == Remedy::Retry => {
+                    if self.recover(&commit, fault, &mut backoff).await? {
+                        self.gauges.rows.fetch_add(rows as u64, Ordering::Relaxed);
+                        return Ok(());
+                    }
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    /// Waits until the sink answers again; true if it holds the commit after all.
+    async fn recover(
+        &mut self,
+        commit: &Commit,
+        fault: Fault,
+        backoff: &mut Duration,
+    ) -> Result<bool, Fault> {
+        let mut fault = fault;
+        loop {
+            if *backoff == BACKOFF_FIRST {
+                tracing::warn!(sink = %self.name, "{fault}; waiting for it");
+            }
+            self.gauges.set_waiting(Some(format!("sink `{}`: {fault}", self.name)));
+            tokio::time::sleep(*backoff).await;
+            *backoff = (*backoff * 2).min(BACKOFF_MOST);
+            match self.sink.recover().await {
+                Ok(durable) => {
+                    self.gauges.set_waiting(None);
+                    let is_committed = durable.as_ref().is_some_and(|durable| {
+                        durable.record.epoch == commit.progress.record.epoch
+                            && durable.record.generation == commit.progress.record.generation
+                    });
+                    if is_committed {
+                        tracing::info!(sink = %self.name, "the commit had gone through");
+                        return Ok(true);
+                    }
+                    // Changes that the sink had taken and has lost can only come from the stream.
+                    let before = |progress: &Option<Progress>| {
+                        progress.as_ref().map(|progress| progress.record.positions.clone())
+                    };
+                    if before(&durable) != before(&self.recorded) {
+                        return Err(Fault::retry("kept changes were lost; reading them again"));
+                    }
+                    tracing::info!(sink = %self.name, "answers again");
+                    return Ok(false);
+                }
+                Err(again) if again.remedy == Remedy::Retry => fault = again,
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), Fault> {
+        let durable = self.sink.close().await?;
+        self.report(durable).await;
+        Ok(())
+    }
+
+    async fn report(&mut self, durable: Option<Progress>) {
+        let Some(progress) = durable else {
+            return;
+        };
+        if self.recorded.as_ref() == Some(&progress) {
+            return;
+        }
+        self.recorded = Some(progress.clone());
+        let message = FromOutlet::Durable { sink: self.index, progress };
+        let _ = self.coordinator.send(message).await;
+    }
+}
+
+/// From updates to what a sink writes: of each key its new value, or that it is gone.
+fn changes(mut updates: Updates, schema: &SchemaRef) -> Changes {
+    if schema.append_only {
+        return Changes {
+            upserts: updates.into_iter().map(|(row, _)| row).collect(),
+            deletes: vec![],
+        };
+    }
+    if updates.iter().any(|(_, diff)| *diff < 0) {
+        consolidate(&mut updates);
+    }
+    let mut changes = Changes::default();
+    let mut gone = Vec::new();
+    for (row, diff) in updates {
+        if diff > 0 { changes.upserts.push(row) } else { gone.push(row) }
+    }
+    if gone.is_empty() {
+        return changes;
+    }
+    let written: HashSet<Vec<&Value>> =
+        changes.upserts.iter().map(|row| row.key(&schema.key).collect()).collect();
+    gone.retain(|row| !written.contains(&row.key(&schema.key).collect::<Vec<_>>()));
+    changes.deletes = gone;
+    changes
+}

@@ -1,0 +1,399 @@
+//! `type = "parquet"`: rows as Parquet files in a directory that DuckDB and Polars read as it is.
+//!
+//! Files are zstd-compressed and lie in `<path>/<input>/date=2026-11-21/`. A new one begins after
+//! `roll.rows` rows or `roll.every`, whichever comes first, even when no new row arrives. Only
+//! whole, committed files are ever in an input's directory.
+//!
+//! Every column of the input is in the file, those that name directories too; `date` (the UTC date
+//! of the input's time) is in the directory's name alone. Readers that take columns from directory
+//! names (DuckDB does by default; `hive_partitioning = false` turns it off) then take those instead of
+//! the file's: NULL and the empty text share the directory `__HIVE_DEFAULT_PARTITION__`, and a
+//! value over 100 bytes is cut there.
+//!
+//! `<path>/_waterwheel/<pipeline>.<sink>/` holds the manifest log and the files that still grow. A
+//! commit is: files are written and synced in `staging/`, one entry of the log that names them is
+//! created exclusively (from here on the rows are committed), and the files are renamed to where
+//! readers look. A restart finishes renames that a crash left out.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use waterwheel_config::section::Section;
+use waterwheel_config::units::format_duration;
+use waterwheel_pipeline::contract::epoch::{Generation, Progress};
+use waterwheel_pipeline::contract::fault::Fault;
+use waterwheel_pipeline::contract::sink::{
+    Claim, ClaimError, Commit, Emit, Sink, SinkContext, SinkKind, SinkSpec,
+};
+
+mod columns;
+mod files;
+mod manifest;
+mod partition;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use columns::Operation;
+use files::{ensure_directory, fault, find_prefixed, names, nonce, sync_directory};
+use manifest::{DataFile, Log, generation_of};
+use settings::{Plan, make_plan};
+use writer::{Files, Input, Naming};
+
+/// The kind of sink.
+pub(crate) const KIND: SinkKind = SinkKind {
+    name: "parquet",
+    summary: "writes rows to Parquet files that DuckDB and Polars read without anything else",
+    guarantee: "exactly once: a file is visible only whole and committed",
+    example: r#"[sinks.lake]
+type = "parquet"
+from = ["events"]
+path = "lake"
+partition = ["date", "event_type"]
+roll = { rows = 1_000_000, every = "5m" }
+"#,
+    default_emit: Emit::Final,
+    plan,
+};
+
+/// Where the sink keeps its own files; readers of Parquet skip names that begin so.
+const OWN_DIRECTORY: &str = "_waterwheel";
+
+fn plan(section: &Section<'_>, context: &SinkContext) -> Option<Box<dyn SinkSpec>> {
+    make_plan(section, context).map(|plan| Box::new(Spec(Arc::new(plan))) as Box<dyn SinkSpec>)
+}
+
+struct Spec(Arc<Plan>);
+
+impl SinkSpec for Spec {
+    fn build(&self) -> Box<dyn Sink> {
+        let began = Instant::now();
+        Box::new(ParquetSink::new(Arc::clone(&self.0), Arc::new(move || began.elapsed())))
+    }
+
+    fn describe(&self) -> String {
+        let plan = &self.0;
+        let mut by: Vec<&str> = Vec::new();
+        for name in plan.inputs.iter().flat_map(|input| input.partitioning.names()) {
+            if !by.contains(&name) {
+                by.push(name);
+            }
+        }
+        let by = if by.is_empty() { String::new() } else { format!(" by {}", by.join(", ")) };
+        let every = format_duration(i64::try_from(plan.roll_every.as_micros()).unwrap_or(i64::MAX));
+        let (path, rows) = (plan.path.display(), plan.roll_rows);
+        format!("Parquet files in `{path}`{by}, a new one every {every} or {rows} rows")
+    }
+
+    fn resources(&self) -> Vec<String> {
+        let path = std::path::absolute(&self.0.path).unwrap_or_else(|_| self.0.path.clone());
+        let directory = |input: &Input| format!("directory {}", path.join(&input.name).display());
+        self.0.inputs.iter().map(directory).collect()
+    }
+}
+
+/// Time that only goes forward; a parameter, so that tests need not wait.
+type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+struct ParquetSink {
+    plan: Arc<Plan>,
+    clock: Clock,
+    owned: Option<Owned>,
+}
+
+/// What there is between claim and close.
+struct Owned {
+    log: Log,
+    generation: Generation,
+    files: Files,
+    durable: Option<Progress>,
+    /// The newest progress that waits for its commit, and since when anything waits.
+    waiting: Option<(Progress, Duration)>,
+    /// True from a fault until recovery: the rows that waited are lost.
+    lost: bool,
+}
+
+impl ParquetSink {
+    fn new(plan: Arc<Plan>, clock: Clock) -> Self {
+        Self { plan, clock, owned: None }
+    }
+
+    fn claim(&mut self, generation: Generation) -> Result<Claim, ClaimError> {
+        let plan = &self.plan;
+        ensure_directory(&plan.log())?;
+        ensure_directory(&plan.staging())?;
+        let mut log = Log::new(plan.log(), plan.staging(), plan.label.clone());
+        if log.newest()?.is_none() {
+            plan.refuse_orphans()?;
+        }
+        let progress = log.claim(generation)?;
+        plan.settle(&log, generation)?;
+        let files = plan.files(&log, generation);
+        let durable = progress.clone();
+        let owned = Owned { log, generation, files, durable, waiting: None, lost: false };
+        self.owned = Some(owned);
+        Ok(Claim { generation, progress })
+    }
+
+    /// Runs a step; a fault in it loses what waits.
+    fn step(
+        &mut self,
+        step: impl FnOnce(&Plan, &mut Owned, Duration) -> Result<(), Fault>,
+    ) -> Result<Option<Progress>, Fault> {
+        let (plan, now) = (Arc::clone(&self.plan), (self.clock)());
+        let owned = self.owned.as_mut().ok_or_else(|| Fault::halt("the sink is not open"))?;
+        if owned.lost {
+            return Err(Fault::retry("rows were lost in a fault; the sink must recover first"));
+        }
+        let done = blocking(|| step(&plan, owned, now));
+        if let Err(fault) = done {
+            owned.discard(&plan);
+            return Err(fault);
+        }
+        Ok(owned.durable.clone())
+    }
+}
+
+#[async_trait]
+impl Sink for ParquetSink {
+    async fn open(&mut self, at_least: Generation) -> Result<Claim, ClaimError> {
+        blocking(|| self.claim(at_least))
+    }
+
+    async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {
+        self.step(|plan, owned, now| {
+            owned.keep(plan, commit, now)?;
+            if owned.files.full() || owned.due(plan, now) {
+                owned.make_durable(plan)
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    async fn recover(&mut self) -> Result<Option<Progress>, Fault> {
+        let plan = Arc::clone(&self.plan);
+        let owned = self.owned.as_mut().ok_or_else(|| Fault::halt("the sink is not open"))?;
+        blocking(|| owned.recover(&plan))
+    }
+
+    async fn tick(&mut self) -> Result<Option<Progress>, Fault> {
+        self.step(
+            |plan, owned, now| {
+                if owned.due(plan, now) { owned.make_durable(plan) } else { Ok(()) }
+            },
+        )
+    }
+
+    async fn close(&mut self) -> Result<Option<Progress>, Fault> {
+        let Some(owned) = &self.owned else { return Ok(None) };
+        let durable = if owned.lost {
+            owned.durable.clone()
+        } else {
+            self.step(|plan, owned, _| owned.make_durable(plan))?
+        };
+        self.owned = None;
+        Ok(durable)
+    }
+
+    async fn probe(&mut self) -> Vec<String> {
+        let problem = |fault: Fault| fault.message;
+        blocking(|| self.plan.check_writable().err().into_iter().map(problem).collect())
+    }
+}
+
+impl Owned {
+    /// Takes the rows of a commit into growing files.
+    fn keep(&mut self, plan: &Plan, commit: &Commit, now: Duration) -> Result<(), Fault> {
+        if commit.changes.len() != plan.inputs.len() {
+            return Err(Fault::halt("a commit has other inputs than its sink"));
+        }
+        let epoch = commit.progress.record.epoch;
+        for (index, changes) in commit.changes.iter().enumerate() {
+            if plan.emit == Emit::Final && !changes.deletes.is_empty() {
+                let name = &plan.inputs[index].name;
+                return Err(Fault::halt(format!("a final row of `{name}` was deleted"))
+                    .help("this is a defect of waterwheel: please report it"));
+            }
+            self.files.append(index, &changes.deletes, Operation::Delete, epoch)?;
+            self.files.append(index, &changes.upserts, Operation::Upsert, epoch)?;
+        }
+        let news = self.durable.as_ref() != Some(&commit.progress);
+        if news || self.waiting.is_some() || commit.changes.iter().any(|c| !c.is_empty()) {
+            let since = self.waiting.take().map_or(now, |(_, since)| since);
+            self.waiting = Some((commit.progress.clone(), since));
+        }
+        Ok(())
+    }
+
+    fn due(&self, plan: &Plan, now: Duration) -> bool {
+        let since = self.waiting.as_ref().map(|(_, since)| *since);
+        since.is_some_and(|since| now.saturating_sub(since) >= plan.roll_every)
+    }
+
+    /// Commits everything that waits.
+    fn make_durable(&mut self, plan: &Plan) -> Result<(), Fault> {
+        let Some((progress, _)) = self.waiting.take() else { return Ok(()) };
+        let files = self.prepare(plan)?;
+        self.log.append(progress.clone(), files.clone())?;
+        self.durable = Some(progress);
+        let published = plan.publish(files.iter().map(|file| file.path.as_str()));
+        published.map_err(Fault::unknown_outcome)?;
+        self.files = plan.files(&self.log, self.generation);
+        Ok(())
+    }
+
+    /// Everything that can fail before a commit, so that little is left to fail after it.
+    fn prepare(&mut self, plan: &Plan) -> Result<Vec<DataFile>, Fault> {
+        let files = self.files.finish_all()?;
+        if !files.is_empty() {
+            sync_directory(&plan.staging())?;
+        }
+        for file in &files {
+            let target = plan.path.join(&file.path);
+            if let Some(directory) = target.parent() {
+                ensure_directory(directory)?;
+            }
+            if target.exists() {
+                return Err(Fault::halt(format!("`{}` is there already", target.display())).help(
+                    "the manifest log was removed or set back; restore it, or move the files away",
+                ));
+            }
+        }
+        Ok(files)
+    }
+
+    fn recover(&mut self, plan: &Plan) -> Result<Option<Progress>, Fault> {
+        self.discard(plan);
+        self.durable = self.log.recover()?;
+        plan.settle(&self.log, self.generation)?;
+        self.files = plan.files(&self.log, self.generation);
+        self.lost = false;
+        Ok(self.durable.clone())
+    }
+
+    /// Lets go of all growing files.
+    fn discard(&mut self, plan: &Plan) {
+        self.files = plan.files(&self.log, self.generation);
+        self.waiting = None;
+        self.lost = true;
+    }
+}
+
+impl Plan {
+    fn own(&self) -> PathBuf {
+        self.path.join(OWN_DIRECTORY).join(&self.label)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.own().join("log")
+    }
+
+    /// Files grow outside the inputs' directories: readers such as Polars take every file there for
+    /// data, whatever its name.
+    fn staging(&self) -> PathBuf {
+        self.own().join("staging")
+    }
+
+    fn files(&self, log: &Log, generation: Generation) -> Files {
+        let number = log.next_number();
+        let naming =
+            Naming { staging: self.staging(), label: self.label.clone(), generation, number };
+        Files::new(naming, Arc::clone(&self.inputs), self.roll_rows)
+    }
+
+    /// Refuses to begin anew beside files of this sink: their rows would be there twice.
+    fn refuse_orphans(&self) -> Result<(), Fault> {
+        for input in self.inputs.iter() {
+            let prefix = format!("part-{}-", self.label);
+            if let Some(file) = find_prefixed(&self.path.join(&input.name), &prefix)? {
+                let (file, log) = (file.display(), self.log());
+                let message =
+                    format!("the manifest log `{}` is empty, but not the lake", log.display());
+                return Err(Fault::halt(format!("{message}: there is `{file}`"))
+                    .help("restore the log from a backup, or move the files away to begin anew"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Finishes what a crash interrupted: committed files become visible, files that were never
+    /// committed go. What a newer instance is writing stays.
+    fn settle(&self, log: &Log, generation: Generation) -> Result<(), Fault> {
+        let staging = self.staging();
+        let staged = names(&staging)?;
+        if staged.is_empty() {
+            return Ok(());
+        }
+        let entries = log.entries()?;
+        let files = entries.iter().flat_map(|entry| &entry.files);
+        let committed: HashMap<&str, &str> =
+            files.map(|file| (file.name(), file.path.as_str())).collect();
+        let mut unpublished = Vec::new();
+        for name in &staged {
+            if let Some(path) = committed.get(name.trim_end_matches(".tmp")) {
+                unpublished.push(*path);
+            } else if generation_of(name).is_some_and(|of| of <= generation) {
+                let path = staging.join(name);
+                // It may be gone: its own instance tidies up, too.
+                if let Err(error) = fs::remove_file(&path)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    return Err(fault(&error, "remove", &path));
+                }
+            }
+        }
+        self.publish(unpublished.into_iter())
+    }
+
+    /// Renames committed files to where readers look.
+    fn publish<'f>(&self, paths: impl Iterator<Item = &'f str>) -> Result<(), Fault> {
+        let staging = self.staging();
+        let mut directories = HashSet::new();
+        for path in paths {
+            let target = self.path.join(path);
+            let name = path.rsplit('/').next().unwrap_or(path);
+            let staged = staging.join(format!("{name}.tmp"));
+            let directory = target.parent().unwrap_or(&self.path).to_owned();
+            ensure_directory(&directory)?;
+            match fs::rename(&staged, &target) {
+                Ok(()) => {}
+                // A newer instance was quicker: it finishes what it finds.
+                Err(_) if !staged.exists() && target.exists() => {}
+                Err(error) => return Err(fault(&error, "make visible", &target)),
+            }
+            directories.insert(directory);
+        }
+        directories.iter().try_for_each(|directory| sync_directory(directory))
+    }
+
+    fn check_writable(&self) -> Result<(), Fault> {
+        let parents = self.path.ancestors().filter(|path| !path.as_os_str().is_empty());
+        let existing = parents.chain([Path::new(".")]).find(|path| path.exists());
+        let existing = existing.unwrap_or(&self.path);
+        if !existing.is_dir() {
+            return Err(Fault::stop(format!("`{}` is not a directory", existing.display())));
+        }
+        let file = existing.join(format!(".waterwheel-check-{}", nonce()));
+        fs::File::create_new(&file).map_err(|error| fault(&error, "write to", existing))?;
+        fs::remove_file(&file).map_err(|error| fault(&error, "remove", &file))?;
+        if self.log().is_dir() {
+            Log::new(self.log(), self.staging(), self.label.clone()).newest()?;
+        }
+        Ok(())
+    }
+}
+
+/// Tells the runtime that this thread is busy with files for a while, where it must know.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}

@@ -1,0 +1,175 @@
+//! Steps on the file system that survive a power cut, and what their errors mean.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use waterwheel_pipeline::contract::fault::Fault;
+
+/// Linux and macOS agree on these; the standard library has no names for them.
+const NOT_PERMITTED: i32 = 1;
+const IO_FAILED: i32 = 5;
+const TOO_MANY_FILES_ON_MACHINE: i32 = 23;
+const TOO_MANY_FILES: i32 = 24;
+
+/// What an error means for the pipeline. A class that nobody knows halts it.
+pub(super) fn fault(error: &io::Error, doing: &str, path: &Path) -> Fault {
+    let message = format!("cannot {doing} `{}`: {error}", path.display());
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Fault::retry(message).help("free some space; the pipeline then goes on by itself")
+        }
+        ErrorKind::NotFound
+        | ErrorKind::Interrupted
+        | ErrorKind::TimedOut
+        | ErrorKind::ResourceBusy
+        | ErrorKind::StaleNetworkFileHandle => Fault::retry(message),
+        ErrorKind::PermissionDenied => Fault::stop(message)
+            .help("give the user that runs waterwheel the right to write there, and start again"),
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::NotADirectory => {
+            Fault::stop(message).help("set `path` to a directory that can be written")
+        }
+        _ => match error.raw_os_error() {
+            Some(IO_FAILED | TOO_MANY_FILES | TOO_MANY_FILES_ON_MACHINE) => Fault::retry(message),
+            _ => Fault::halt(message),
+        },
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> Result<(), Fault> {
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| match fault(&error, "make durable the directory", path) {
+        // After a failed sync the kernel may take what it could not write for written, so that
+        // neither another attempt nor what is read back says what is on the disk.
+        fault if error.raw_os_error() == Some(IO_FAILED) => {
+            Fault::halt(fault.message).help("check the disk, then start again").unknown_outcome()
+        }
+        fault => fault.unknown_outcome(),
+    })
+}
+
+/// Creates a directory and what is missing above it, durably.
+pub(super) fn ensure_directory(path: &Path) -> Result<(), Fault> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    ensure_directory(parent)?;
+    match fs::create_dir(path) {
+        Ok(()) => sync_directory(parent),
+        // Another instance may have been quicker.
+        Err(_) if path.is_dir() => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Err(Fault::stop(format!("`{}` is a file, not a directory", path.display()))
+                .help("move it away, or set another `path`"))
+        }
+        Err(error) => Err(fault(&error, "create the directory", path)),
+    }
+}
+
+/// The names in a directory, in no order.
+pub(super) fn names(directory: &Path) -> Result<Vec<String>, Fault> {
+    let read = |error: &io::Error| fault(error, "read the directory", directory);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(|error| read(&error))? {
+        let entry = entry.map_err(|error| read(&error))?;
+        // Every name of ours is ASCII; others are not ours.
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// Gives a file a name unless the name is taken: true if it now has it.
+pub(super) fn link_exclusively(from: &Path, to: &Path) -> Result<bool, Fault> {
+    match fs::hard_link(from, to) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error)
+            if error.kind() == ErrorKind::Unsupported
+                || error.raw_os_error() == Some(NOT_PERMITTED) =>
+        {
+            Err(Fault::stop(format!(
+                "the file system of `{}` has no hard links, which exactly-once commits need",
+                to.display()
+            ))
+            .help("set `path` to a directory on another file system"))
+        }
+        Err(error) => Err(fault(&error, "create", to)),
+    }
+}
+
+/// A name that no other instance has thought of.
+pub(super) fn nonce() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
+/// The first file below a directory whose name begins so.
+pub(super) fn find_prefixed(directory: &Path, prefix: &str) -> Result<Option<PathBuf>, Fault> {
+    let mut pending = vec![directory.to_owned()];
+    while let Some(directory) = pending.pop() {
+        if !directory.is_dir() {
+            continue;
+        }
+        for name in names(&directory)? {
+            let path = directory.join(&name);
+            if name.starts_with(prefix) {
+                return Ok(Some(path));
+            }
+            // A link may lead in circles.
+            if path.is_dir() && !path.is_symlink() {
+                pending.push(path);
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waterwheel_pipeline::contract::fault::Remedy;
+
+    #[test]
+    fn errors_have_their_remedy() {
+        for (code, remedy) in [
+            (28, Remedy::Retry), // no space left
+            (5, Remedy::Retry),  // input/output error
+            (2, Remedy::Retry),  // no such file or directory
+            (13, Remedy::Stop),  // permission denied
+            (30, Remedy::Stop),  // read-only file system
+            (22, Remedy::Halt),  // invalid argument: nobody knows why
+        ] {
+            let error = io::Error::from_raw_os_error(code);
+            assert_eq!(fault(&error, "write", Path::new("x")).remedy, remedy, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (from, to) = (root.path().join("a"), root.path().join("b"));
+        fs::write(&from, "x").expect("written");
+        assert!(link_exclusively(&from, &to).expect("linked"));
+        assert!(!link_exclusively(&from, &to).expect("taken"));
+        assert_eq!(
+            link_exclusively(&root.path().join("c"), &to).map_err(|fault| fault.remedy),
+            Err(Remedy::Retry)
+        );
+    }
+
+    #[test]
+    fn a_file_is_no_directory() {
+        let root = tempfile::tempdir().expect("a directory");
+        let file = root.path().join("f");
+        fs::write(&file, "x").expect("written");
+        for path in [file.clone(), file.join("below")] {
+            let fault = ensure_directory(&path).expect_err("a fault");
+            assert_eq!(fault.remedy, Remedy::Stop, "{fault}");
+        }
+        ensure_directory(&root.path().join("a/b/c")).expect("created");
+        assert!(root.path().join("a/b/c").is_dir());
+    }
+}

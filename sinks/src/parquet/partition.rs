@@ -1,0 +1,208 @@
+//! Where a row goes: the directories `date=2026-11-21/event_type=order.filled/` of a partitioning.
+
+use std::fmt::Write;
+
+use waterwheel_config::schema::Schema;
+use waterwheel_config::units::{DAY_US, SECOND_US};
+use waterwheel_config::value::{Row, Value};
+
+/// What Hive, DuckDB and Polars read as NULL.
+const NULL_DIRECTORY: &str = "__HIVE_DEFAULT_PARTITION__";
+/// The longest value in a directory's name; file systems end at 255 bytes with the column's name.
+const LONGEST_VALUE_BYTES: usize = 100;
+/// What is kept of a longer one, in front of its hash.
+const KEPT_VALUE_BYTES: usize = 80;
+
+/// What one level of directories is named after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The UTC date of the timestamp in this column.
+    Date(usize),
+    /// The value in this column.
+    Column(usize),
+}
+
+/// The levels of directories of one input.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Partitioning {
+    parts: Vec<(String, Part)>,
+}
+
+/// The value of one level; rows with equal values share a file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum PartValue {
+    /// Days since the Unix epoch.
+    Day(Option<i64>),
+    /// As in the column.
+    Value(Value),
+}
+
+impl Partitioning {
+    /// Levels by name, in order.
+    pub(super) fn new(parts: Vec<(String, Part)>) -> Self {
+        Self { parts }
+    }
+
+    /// By date where the input has a time and no column that is named so already.
+    pub(super) fn default_of(schema: &Schema) -> Self {
+        let time = schema.time.filter(|_| schema.index_of("date").is_none());
+        Self::new(time.map(|time| ("date".to_owned(), Part::Date(time))).into_iter().collect())
+    }
+
+    /// The names of the levels, for people.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// True if the row belongs to the partition with these values; allocates nothing.
+    pub(super) fn holds(&self, values: &[PartValue], row: &Row) -> bool {
+        self.parts.iter().zip(values).all(|((_, part), value)| match (part, value) {
+            (Part::Date(column), PartValue::Day(day)) => day_of(row, *column) == *day,
+            (Part::Column(column), PartValue::Value(value)) => {
+                row.values().get(*column).unwrap_or(&Value::Null) == value
+            }
+            _ => false,
+        })
+    }
+
+    /// The values of the row's partition.
+    pub(super) fn values(&self, row: &Row) -> Vec<PartValue> {
+        let value = |part: &Part| match *part {
+            Part::Date(column) => PartValue::Day(day_of(row, column)),
+            Part::Column(column) => {
+                PartValue::Value(row.values().get(column).cloned().unwrap_or(Value::Null))
+            }
+        };
+        self.parts.iter().map(|(_, part)| value(part)).collect()
+    }
+
+    /// The directory of a partition below the input's own, without a slash at either end.
+    pub(super) fn directory(&self, values: &[PartValue]) -> String {
+        let mut out = String::new();
+        for ((name, _), value) in self.parts.iter().zip(values) {
+            if !out.is_empty() {
+                out.push('/');
+            }
+            push_encoded(name, &mut out);
+            out.push('=');
+            let text = match value {
+                PartValue::Day(day) => day.and_then(date_text).unwrap_or_default(),
+                PartValue::Value(value) => value.to_plain(),
+            };
+            out.push_str(&encoded_value(&text));
+        }
+        out
+    }
+}
+
+fn day_of(row: &Row, column: usize) -> Option<i64> {
+    match row.values().get(column) {
+        Some(Value::Timestamp(micros)) => Some(micros.div_euclid(DAY_US)),
+        _ => None,
+    }
+}
+
+fn date_text(day: i64) -> Option<String> {
+    let seconds = day.checked_mul(DAY_US / SECOND_US)?;
+    let time = chrono::DateTime::from_timestamp(seconds, 0)?;
+    Some(time.format("%Y-%m-%d").to_string())
+}
+
+/// One value as the name of a directory: no value of an event can leave its directory, meet
+/// another value's, or be too long for a file system.
+fn encoded_value(text: &str) -> String {
+    if text.is_empty() {
+        return NULL_DIRECTORY.to_owned();
+    }
+    let mut out = String::with_capacity(text.len());
+    push_encoded(text, &mut out);
+    if out == NULL_DIRECTORY {
+        // The text that is spelled like NULL is not NULL.
+        return out.replacen('_', "%5F", 1);
+    }
+    if out.len() <= LONGEST_VALUE_BYTES {
+        return out;
+    }
+    // Cut between characters: readers decode the name, and half a character is not UTF-8.
+    out.clear();
+    let mut kept = 0;
+    for character in text.chars() {
+        push_encoded(character.encode_utf8(&mut [0; 4]), &mut out);
+        if out.len() > KEPT_VALUE_BYTES {
+            break;
+        }
+        kept = out.len();
+    }
+    out.truncate(kept);
+    // Writing to a String cannot fail.
+    let _ = write!(out, "-{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
+    out
+}
+
+/// Percent-encodes everything outside `[A-Za-z0-9_-]`, dots too: no name is `.` or `..`.
+fn push_encoded(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_encoded() {
+        for (text, name) in [
+            ("BTC-USD", "BTC-USD"),
+            ("order.filled", "order%2Efilled"),
+            ("a/b=c", "a%2Fb%3Dc"),
+            ("..", "%2E%2E"),
+            ("é\n", "%C3%A9%0A"),
+            ("", NULL_DIRECTORY),
+            (NULL_DIRECTORY, "%5F_HIVE_DEFAULT_PARTITION__"),
+        ] {
+            assert_eq!(encoded_value(text), name);
+        }
+    }
+
+    #[test]
+    fn long_values_are_cut_between_characters_and_stay_apart() {
+        assert_eq!(encoded_value(&"x".repeat(100)), "x".repeat(100));
+        let (a, b) = (encoded_value(&"é".repeat(200)), encoded_value(&"é".repeat(201)));
+        assert_ne!(a, b);
+        assert!(a.len() <= LONGEST_VALUE_BYTES, "{a}");
+        // Whole characters of six bytes each, a dash, and the hash.
+        assert_eq!(a.find('-'), Some(78), "{a}");
+        assert_eq!(a.len(), 78 + 17, "{a}");
+    }
+
+    #[test]
+    fn a_row_finds_its_directory() {
+        let parts = [("date", Part::Date(0)), ("b c", Part::Column(1))];
+        let parts = parts.map(|(name, part)| (name.to_owned(), part)).to_vec();
+        let partitioning = Partitioning::new(parts);
+        let row = |time, text| Row::from(vec![time, text]);
+        let late = row(Value::Timestamp(-1), Value::text("x"));
+        let values = partitioning.values(&late);
+        assert_eq!(partitioning.directory(&values), "date=1969-12-31/b%20c=x");
+        assert!(partitioning.holds(&values, &late));
+        assert!(!partitioning.holds(&values, &row(Value::Timestamp(0), Value::text("x"))));
+        assert!(!partitioning.holds(&values, &row(Value::Timestamp(-1), Value::text("y"))));
+        let nulls = row(Value::Null, Value::Null);
+        let values = partitioning.values(&nulls);
+        let expected = format!("date={NULL_DIRECTORY}/b%20c={NULL_DIRECTORY}");
+        assert_eq!(partitioning.directory(&values), expected);
+        assert!(partitioning.holds(&values, &nulls));
+        assert_eq!(
+            partitioning
+                .directory(&partitioning.values(&row(Value::Timestamp(i64::MAX), Value::Null)))
+                .matches('/')
+                .count(),
+            1
+        );
+    }
+}

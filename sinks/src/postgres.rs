@@ -1,0 +1,330 @@
+//! Keeps one Postgres table per input equal to the pipeline's result: rows and progress in one
+//! transaction.
+//!
+//! ```toml
+//! [sinks.warehouse]
+//! type = "postgres"
+//! from = ["volume", "events", "dead_letter"]
+//! url = "${DATABASE_URL}"                # postgres://user:password@host:5432/database
+//! table.volume = "live.volume"           # default: the input's name, in the schema `public`
+//! indexes = true                         # for raw events; false leaves the secondary ones out
+//! tls_ca = "ca.pem"                      # default: the system's certificates
+//! ```
+//!
+//! Postgres 15 or later, encoding UTF8. Schemas, tables and views that are missing are created.
+//! `sslmode` in the URL is `disable`, `prefer` (the default: encrypts where the server can, trusts
+//! any certificate) or `require` (verifies certificate and host name, as libpq's `verify-full`
+//! does, which is accepted too); `tls_ca` implies `require`.
+//!
+//! - A row is one row of the table, by the key: a unique index with NULLS NOT DISTINCT.
+//! - `<table>_final`, a view beside each operator's table, shows the rows that can no longer change.
+//! - Raw events are indexed by (user_id, timestamp), (event_type, timestamp), correlation_id, and
+//!   the payload for `@>`. A text over 1 KiB in an indexed column is NULL; the payload has it.
+//! - `waterwheel.progress` holds one row per pipeline and sink: positions, watermark, generation.
+//!
+//! The sink halts rather than guess: where a table was altered, where one is gone though the
+//! progress speaks of its rows, and where one holds rows that no progress speaks of.
+
+mod arrays;
+mod connect;
+mod fault;
+mod progress;
+mod tables;
+#[cfg(test)]
+mod test_server;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use waterwheel_config::names::nearest;
+use waterwheel_config::section::Section;
+use waterwheel_pipeline::contract::epoch::{Generation, Progress};
+use waterwheel_pipeline::contract::fault::Fault;
+use waterwheel_pipeline::contract::sink::{
+    Claim, ClaimError, Commit, Emit, InputRole, Sink, SinkContext, SinkKind, SinkSpec,
+};
+
+use connect::{Address, Connection};
+use progress::{Claimed, Lease, Move, Owner};
+use tables::{Table, TableName};
+use write::{Failure, Statements};
+
+/// The kind `postgres`.
+pub const KIND: SinkKind = SinkKind {
+    name: "postgres",
+    summary: "keeps one table per input equal to the result, with a view of what is final",
+    guarantee: "exactly once: rows and progress commit in one transaction, older instances are fenced off",
+    example: r#"[sinks.warehouse]
+type = "postgres"
+from = ["volume"]
+url = "${DATABASE_URL:-postgres://localhost/analytics}"
+"#,
+    default_emit: Emit::Changes,
+    plan,
+};
+
+/// The settings of one sink.
+#[derive(Debug)]
+struct Settings {
+    address: Address,
+    owner: Owner,
+    /// By the index of the input.
+    tables: Vec<Table>,
+}
+
+fn plan(section: &Section<'_>, context: &SinkContext) -> Option<Box<dyn SinkSpec>> {
+    section.refuse(&["retain"]);
+    let url = section.required_text("url");
+    let tls_ca = section.text("tls_ca").map(|path| path.value.into());
+    let address = url.and_then(|url| {
+        let parsed = Address::parse(&url.value, tls_ca);
+        parsed.map_err(|message| section.findings().error(url.span, message)).ok()
+    });
+    let indexes = plan_indexes(section, context);
+    let tables = plan_tables(section, context, indexes);
+    let owner = Owner { pipeline: context.pipeline.clone(), sink: context.sink.clone() };
+    Some(Box::new(Spec(Arc::new(Settings { address: address?, owner, tables: tables? }))))
+}
+
+fn plan_indexes(section: &Section<'_>, context: &SinkContext) -> bool {
+    let Some(indexes) = section.boolean("indexes") else { return true };
+    if !context.inputs.iter().any(|input| input.role == InputRole::RawEvents) {
+        section.findings().warning(
+            section.key_span("indexes"),
+            "`indexes` is for the tables of raw events, and this sink has none",
+            "leave it out, or name a source in `from`",
+        );
+    }
+    indexes.value
+}
+
+/// The tables of the inputs; `None` where one of them has a finding.
+fn plan_tables(section: &Section<'_>, context: &SinkContext, indexes: bool) -> Option<Vec<Table>> {
+    let findings = section.findings();
+    let mut overrides = HashMap::new();
+    if let Some(written) = section.table("table") {
+        for (key, node) in written.entries() {
+            let inputs = || context.inputs.iter().map(|input| input.name.as_str());
+            if !inputs().any(|input| input == key.name) {
+                let help = match nearest(&key.name, inputs()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "`table` takes the names in `from`".to_owned(),
+                };
+                let message = format!("`{}` is no input of {}", key.name, section.what);
+                findings.error_help(key.span.clone(), message, help);
+            }
+            if let Some(name) = written.node_text(node, &key.name) {
+                overrides.insert(key.name.as_str(), name);
+            }
+        }
+    }
+    // Names taken so far, of tables and views, each with the input it is for.
+    let mut taken = HashMap::from([(progress::PROGRESS.to_owned(), "the progress")]);
+    let mut tables = Vec::new();
+    for input in &context.inputs {
+        let (text, span) = match overrides.get(input.name.as_str()) {
+            Some(name) => (name.value.as_str(), name.span.clone()),
+            None => (input.name.as_str(), section.key_span("from")),
+        };
+        let table = TableName::parse(text).and_then(|name| Table::new(name, input, indexes));
+        let table = match table {
+            Ok(table) => table,
+            Err(message) => {
+                findings.error(span, message);
+                continue;
+            }
+        };
+        for name in std::iter::once(table.name.clone()).chain(table.view()) {
+            if let Some(other) = taken.insert(name.plain(), &input.name) {
+                findings.error_help(
+                    span.clone(),
+                    format!(
+                        "{} would be written for `{}` and for {other}",
+                        name.plain(),
+                        input.name
+                    ),
+                    format!("give one of them another name: table.{} = \"...\"", input.name),
+                );
+            }
+        }
+        tables.push(table);
+    }
+    (tables.len() == context.inputs.len()).then_some(tables)
+}
+
+struct Spec(Arc<Settings>);
+
+impl SinkSpec for Spec {
+    fn build(&self) -> Box<dyn Sink> {
+        Box::new(PostgresSink::new(Arc::clone(&self.0)))
+    }
+
+    fn describe(&self) -> String {
+        let tables: Vec<String> = self.0.tables.iter().map(|table| table.name.plain()).collect();
+        let noun = if tables.len() == 1 { "table" } else { "tables" };
+        format!("{noun} {} in postgres at {}", tables.join(", "), self.0.address.shown)
+    }
+
+    fn resources(&self) -> Vec<String> {
+        let names = |table: &Table| std::iter::once(table.name.clone()).chain(table.view());
+        let resource = |name: TableName| {
+            format!("postgres table {} at {}", name.plain(), self.0.address.shown)
+        };
+        self.0.tables.iter().flat_map(names).map(resource).collect()
+    }
+}
+
+/// A connection that may commit.
+struct Session {
+    connection: Connection,
+    statements: Statements,
+    lease: Lease,
+}
+
+struct PostgresSink {
+    settings: Arc<Settings>,
+    /// The generation that was claimed.
+    generation: Option<i64>,
+    session: Option<Session>,
+    durable: Option<Progress>,
+}
+
+impl PostgresSink {
+    fn new(settings: Arc<Settings>) -> Self {
+        Self { settings, generation: None, session: None, durable: None }
+    }
+
+    async fn connect(&self) -> Result<Connection, Fault> {
+        let Owner { pipeline, sink } = &self.settings.owner;
+        self.settings.address.connect(&format!("waterwheel {pipeline} {sink}")).await
+    }
+
+    /// Checks and creates the tables, and makes the connection ready to commit.
+    async fn begin_session(
+        &mut self,
+        connection: Connection,
+        claimed: &Claimed,
+    ) -> Result<(), Fault> {
+        let Settings { owner, tables, .. } = &*self.settings;
+        let client = &connection.client;
+        for table in tables {
+            let name = table.name.plain();
+            let filled = claimed.progress.is_some() && claimed.tables.contains(&name);
+            table.ensure(client, owner, filled).await?;
+            // Of a sink that has written nothing, rows are another's, or of another name's.
+            if claimed.progress.is_none() && table.has_rows(client).await? {
+                return Err(Fault::halt(format_args!(
+                    "table {name} holds rows, but {} has no progress of pipeline {} and sink {}",
+                    progress::PROGRESS,
+                    owner.pipeline,
+                    owner.sink
+                ))
+                .help("empty or drop the table, or take another name with `table.<input>`"));
+            }
+        }
+        let mut names: Vec<String> = tables.iter().map(|table| table.name.plain()).collect();
+        names.sort();
+        if names != claimed.tables {
+            progress::note_tables(client, owner, claimed.lease, &names).await?;
+        }
+        let statements = Statements::prepare(client, tables).await?;
+        self.generation = Some(claimed.lease.generation);
+        self.durable.clone_from(&claimed.progress);
+        self.session = Some(Session { connection, statements, lease: claimed.lease });
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Sink for PostgresSink {
+    async fn open(&mut self, at_least: Generation) -> Result<Claim, ClaimError> {
+        self.session = None;
+        let wanted = progress::stored(at_least)?;
+        let connection = self.connect().await?;
+        progress::ensure(&connection.client).await?;
+        let owner = &self.settings.owner;
+        let claimed = progress::claim(&connection.client, owner, wanted, false).await?;
+        let claimed = claimed.map_err(ClaimError::Stale)?;
+        self.begin_session(connection, &claimed).await?;
+        Ok(Claim { generation: at_least, progress: claimed.progress })
+    }
+
+    async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {
+        let Settings { owner, tables, .. } = &*self.settings;
+        if commit.changes.len() != tables.len() {
+            return Err(Fault::halt("a commit does not fit the inputs of the sink"));
+        }
+        // Taken out, and put back after success only: what fails or is cancelled on the way leaves
+        // the connection inside a transaction, which ends with the connection.
+        let Some(mut session) = self.session.take() else {
+            return Err(Fault::retry("the connection to postgres is lost"));
+        };
+        let Session { connection, statements, lease } = &mut session;
+        let client = &connection.client;
+        let step = Move::new(*lease, &commit.progress)?;
+        match write::write(client, statements, tables, owner, &step, &commit.changes).await {
+            Ok(()) => {}
+            Err(Failure::Refused) => return Err(progress::refused(client, owner, *lease).await),
+            Err(Failure::Fault(fault)) => return Err(fault),
+        }
+        self.session = Some(session);
+        self.durable = Some(commit.progress.clone());
+        Ok(self.durable.clone())
+    }
+
+    async fn recover(&mut self) -> Result<Option<Progress>, Fault> {
+        self.session = None;
+        let Some(generation) = self.generation else {
+            return Err(Fault::stop("the sink was never opened"));
+        };
+        let connection = self.connect().await?;
+        let owner = &self.settings.owner;
+        // Claimed again, not just read: a commit of the lost connection may still be under way. A
+        // generation that is lower than ours comes from a server that forgot the claim.
+        let claimed = progress::claim(&connection.client, owner, generation, true).await?;
+        let claimed = claimed.map_err(|_| progress::fenced(owner))?;
+        if claimed.progress.is_none() && self.durable.is_some() {
+            return Err(progress::gone(owner));
+        }
+        self.begin_session(connection, &claimed).await?;
+        Ok(claimed.progress)
+    }
+
+    async fn close(&mut self) -> Result<Option<Progress>, Fault> {
+        if let Some(session) = self.session.take() {
+            session.connection.close().await;
+        }
+        Ok(self.durable.clone())
+    }
+
+    async fn probe(&mut self) -> Vec<String> {
+        let connection = match self.connect().await {
+            Ok(connection) => connection,
+            Err(fault) => return vec![with_help(&fault)],
+        };
+        let client = &connection.client;
+        let mut problems = Vec::new();
+        let mut keep =
+            |what: String, probed: Result<Vec<String>, tokio_postgres::Error>| match probed {
+                Ok(lines) => problems.extend(lines),
+                Err(error) => problems.push(with_help(&fault::fault(&error, what))),
+            };
+        keep(progress::PROGRESS.to_owned(), progress::probe(client).await);
+        for table in &self.settings.tables {
+            keep(format!("table {}", table.name.plain()), table.probe(client).await);
+        }
+        connection.close().await;
+        problems
+    }
+}
+
+fn with_help(fault: &Fault) -> String {
+    match &fault.help {
+        Some(help) => format!("{fault}; {help}"),
+        None => fault.to_string(),
+    }
+}

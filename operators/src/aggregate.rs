@@ -174,6 +174,7 @@ fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned>
         operator: Arc::new(Aggregate(Arc::new(plan))),
         schema: Arc::new(schema),
         watermark: waterwheel_pipeline::contract::clock::Watermark::least(&watermark),
+        held_back_us: 0,
         state_bound,
         meaning,
     })

@@ -1,1 +1,171 @@
-//! stub
+//! **funnel** counts how many users get how far through a sequence of steps.
+//!
+//! ```toml
+//! [operators.onboarding]
+//! type = "funnel"
+//! from = "events"
+//! by = "user_id"
+//! steps = [
+//!   { name = "visit", where = "event_type = 'page.viewed'" },
+//!   { name = "signup", where = "event_type = 'user.signup'" },
+//! ]
+//! within = "1h"
+//! window = "1d"
+//! ```
+//!
+//! Three stages. The worker that decoded an event finds the steps that it matches ([`steps`]); the
+//! worker that owns the user folds the user's events of each reporting period in order of time
+//! ([`users`], the fold itself in [`chain`]); and the worker that owns the period adds up how far
+//! its users got ([`totals`]).
+
+mod chain;
+mod settings;
+mod steps;
+mod totals;
+mod users;
+
+use std::sync::Arc;
+
+use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Concatenate;
+use waterwheel_config::calendar::Period;
+use waterwheel_config::expr::Program;
+use waterwheel_config::schema::{Column, Finality, Schema};
+use waterwheel_config::section::Section;
+use waterwheel_config::units::format_duration;
+use waterwheel_config::value::{ColumnType, Value};
+use waterwheel_pipeline::contract::clock::Watermark;
+use waterwheel_pipeline::contract::epoch::Epoch;
+use waterwheel_pipeline::contract::fold::{Update, every_epoch};
+use waterwheel_pipeline::contract::operator::{
+    Input, Operator, OperatorContext, OperatorKind, Planned, RenderContext, Rows, inputs_from,
+};
+
+use self::settings::Settings;
+use self::steps::{FindSteps, UserEvent};
+use self::totals::{PeriodKey, PeriodTotals, Totals};
+use self::users::UserChains;
+
+/// The kind.
+pub const KIND: OperatorKind = OperatorKind {
+    name: "funnel",
+    summary: "counts how many users get how far through a sequence of steps",
+    example: r#"[operators.onboarding]
+type = "funnel"
+from = "events"
+by = "user_id"
+steps = [
+  { name = "visit", where = "event_type = 'page.viewed'" },
+  { name = "signup", where = "event_type = 'user.signup'" },
+]
+within = "1h"
+window = "1d"
+"#,
+    inputs: inputs_from,
+    plan,
+};
+
+/// Everything a worker needs to compute a funnel.
+#[derive(Debug)]
+struct Plan {
+    inputs: Vec<InputPrograms>,
+    step_names: Vec<Value>,
+    within_us: i64,
+    period: Period,
+}
+
+/// The programs over one input.
+#[derive(Debug)]
+struct InputPrograms {
+    condition: Option<Program>,
+    user: Program,
+    steps: Vec<Program>,
+    /// The column of event time; events have their own.
+    time_slot: Option<usize>,
+    /// Of rows: the columns that make the row's key.
+    key_columns: Vec<usize>,
+}
+
+struct Funnel(Arc<Plan>);
+
+impl Operator for Funnel {
+    fn render<'s>(
+        &self,
+        scope: Scope<'s, Epoch>,
+        inputs: Vec<Input<'s>>,
+        context: RenderContext,
+    ) -> Rows<'s> {
+        let clock = || context.clock.clone();
+        let events: Vec<_> = inputs
+            .into_iter()
+            .enumerate()
+            .map(|(index, input)| {
+                let find = FindSteps::new(self.0.clone(), index);
+                match input {
+                    Input::Events(events) => {
+                        every_epoch(events, Pipeline, "FunnelEvents", clock(), find).inner
+                    }
+                    Input::Rows(rows) => {
+                        every_epoch(rows.inner, Pipeline, "FunnelRows", clock(), find).inner
+                    }
+                }
+            })
+            .collect();
+        let user = Exchange::new(|(event, _, _): &Update<UserEvent>| event.user as u64);
+        let users = UserChains::new(self.0.clone(), &context);
+        let changes = every_epoch(scope.concatenate(events), user, "FunnelUsers", clock(), users);
+        let period = Exchange::new(|((key, _), _, _): &Update<(PeriodKey, Totals)>| {
+            key.start.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+        });
+        let totals = PeriodTotals::new(self.0.clone(), &context);
+        every_epoch(changes.inner, period, "FunnelTotals", clock(), totals)
+    }
+}
+
+fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned> {
+    let settings = Settings::read(section, context)?;
+    let longest_us = settings.period.longest_us();
+    let within_us = settings.within_us;
+    let number = |name: &str| Column::new(name, ColumnType::Double);
+    let columns = vec![
+        Column::time("window_start", longest_us.saturating_add(within_us)),
+        Column::time("window_end", within_us),
+        Column::new("step", ColumnType::Bigint),
+        Column::new("step_name", ColumnType::Text),
+        Column::new("users", ColumnType::Bigint),
+        number("conversion_rate"),
+        number("drop_off_rate"),
+        number("overall_rate"),
+        number("avg_seconds_from_previous"),
+        number("avg_seconds_from_first"),
+    ];
+    let schema = Schema {
+        columns,
+        key: vec![0, 2],
+        finality: Finality::At { column: 1, plus_us: within_us },
+        append_only: false,
+        time: Some(0),
+    };
+    let state_bound = format!(
+        "a chain per user and reporting period, until {} after the period's end",
+        format_duration(within_us)
+    );
+    let plan = Plan {
+        inputs: settings.inputs,
+        step_names: settings.step_names,
+        within_us,
+        period: settings.period,
+    };
+    Some(Planned {
+        operator: Arc::new(Funnel(Arc::new(plan))),
+        schema: Arc::new(schema),
+        watermark: Watermark::least(&settings.watermarks),
+        held_back_us: 0,
+        state_bound,
+        meaning: settings::meaning(section),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -14,4 +14,4 @@ mod sketch;
 use waterwheel_pipeline::contract::operator::OperatorKind;
 
 /// Every kind of operator.
-pub const OPERATORS: &[OperatorKind] = &[aggregate::KIND];
+pub const OPERATORS: &[OperatorKind] = &[aggregate::KIND, join::KIND, funnel::KIND];

@@ -1,1 +1,52 @@
-fn main() {}
+//! `cargo xtask`: sets up what the project needs, and runs its demo, its tests and its benches.
+
+mod bench;
+mod demo;
+mod process;
+mod scratch;
+mod servers;
+mod test;
+mod text;
+mod tools;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask <command>
+
+  setup               fetch nats-server, find Postgres, make the Python environment of the tests
+  demo                run the demo deployment on a real server and show what comes out
+  test [ARGS...]      setup, then `cargo test --workspace ARGS...` on real servers
+  bench [N]           N events (default 5,000,000) from JetStream: bare drain, aggregate, all operators
+  bench backfill [N]  the same from a file, without a server
+";
+
+/// Whatever goes wrong is told to the person at the terminal.
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["setup"] => tools::setup(),
+        ["demo"] => demo::run(),
+        ["test", passed_on @ ..] => test::run(passed_on),
+        ["bench", "backfill", rest @ ..] if rest.len() < 2 => bench::run(bench::From::File, rest),
+        ["bench", rest @ ..] if rest.len() < 2 => bench::run(bench::From::Stream, rest),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("xtask: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

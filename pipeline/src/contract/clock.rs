@@ -38,6 +38,13 @@ impl Clock {
         found.map_or(NO_WATERMARK, |(_, sources)| watermark.of(sources))
     }
 
+    /// The least watermark of all sources before an epoch.
+    pub fn least_before(&self, epoch: Epoch) -> i64 {
+        let epochs = self.0.borrow();
+        let found = epochs.range(..epoch).next_back();
+        found.and_then(|(_, sources)| sources.iter().min().copied()).unwrap_or(NO_WATERMARK)
+    }
+
     /// Forgets what no operator will ask for again: all before `epoch` but the last.
     pub fn forget_before(&self, epoch: Epoch) {
         let mut epochs = self.0.borrow_mut();

@@ -1,1 +1,532 @@
 //! The connection to NATS that the source and the sink share: settings, contexts, credentials.
+//!
+//! | key | means |
+//! |---|---|
+//! | `url` | one server or several with commas: `nats://host:4222,tls://user:password@host` |
+//! | `context` | the name of a context of the `nats` command line; the other keys go before it |
+//! | `creds` | a credentials file |
+//! | `nkey` | a seed, or the path of a file that holds one |
+//! | `user`, `password` | a login |
+//! | `token` | a token |
+//! | `tls` | `{ ca, cert, key, first, required }`: files in PEM, and two switches |
+//!
+//! Without `url` and `context` it is `$NATS_URL`, else the selected `nats` context, else
+//! `nats://127.0.0.1:4222`. A login in the settings goes before one in the URL, and that before one
+//! in the context.
+
+pub mod api;
+mod context;
+pub mod subject;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use tokio::sync::watch;
+use waterwheel_config::secret::Secret;
+use waterwheel_config::section::Section;
+
+use self::api::Api;
+use super::fault::Fault;
+
+const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
+
+/// How long one server may take to answer a connect, and to answer a request.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A full subscription drops messages without a word: large enough for all that a reader pulls.
+const SUBSCRIPTION_CAPACITY: usize = 1 << 17;
+
+/// Where to connect and as whom, as the deployment says.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionSpec {
+    settings: Settings,
+    context: Option<String>,
+}
+
+/// What the deployment, a URL or a context may say; `None` leaves it to the next.
+#[derive(Clone, Debug, Default)]
+struct Settings {
+    url: Option<Secret>,
+    creds: Option<String>,
+    nkey: Option<Secret>,
+    user: Option<String>,
+    password: Option<Secret>,
+    token: Option<Secret>,
+    user_jwt: Option<Secret>,
+    user_seed: Option<Secret>,
+    ca: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+    tls_first: bool,
+    tls_required: bool,
+    inbox_prefix: Option<String>,
+    jetstream_domain: Option<String>,
+    jetstream_api_prefix: Option<String>,
+}
+
+impl Settings {
+    fn has_login(&self) -> bool {
+        let secrets = [&self.nkey, &self.password, &self.token, &self.user_jwt];
+        self.creds.is_some() || self.user.is_some() || secrets.iter().any(|it| it.is_some())
+    }
+
+    /// These settings, and what they leave open from `below`. A login is taken whole from one of
+    /// the two: half of each would be nobody's.
+    fn over(self, below: Self) -> Self {
+        let login = if self.has_login() { self.clone() } else { below.clone() };
+        Self {
+            url: self.url.or(below.url),
+            ca: self.ca.or(below.ca),
+            cert: self.cert.or(below.cert),
+            key: self.key.or(below.key),
+            tls_first: self.tls_first || below.tls_first,
+            tls_required: self.tls_required || below.tls_required,
+            inbox_prefix: self.inbox_prefix.or(below.inbox_prefix),
+            jetstream_domain: self.jetstream_domain.or(below.jetstream_domain),
+            jetstream_api_prefix: self.jetstream_api_prefix.or(below.jetstream_api_prefix),
+            ..login
+        }
+    }
+}
+
+/// Reads the keys of a connection from the table of a source or a sink.
+pub fn read(section: &Section<'_>) -> Option<ConnectionSpec> {
+    let findings_before = section.findings().len();
+    let secret = |key: &str| section.text(key).map(|text| Secret::new(text.value));
+    let text = |key: &str| section.text(key).map(|text| text.value);
+    let url = section.text("url");
+    if let Some(url) = &url
+        && section.findings().len() == findings_before
+        && let Err(problem) = addresses(&url.value)
+    {
+        section.findings().error(url.span.clone(), problem);
+    }
+    let mut settings = Settings {
+        url: url.map(|url| Secret::new(url.value)),
+        creds: text("creds"),
+        nkey: secret("nkey"),
+        user: text("user"),
+        password: secret("password"),
+        token: secret("token"),
+        ..Settings::default()
+    };
+    check_login(section, &settings);
+    if let Some(tls) = section.table("tls") {
+        let file = |key: &str| tls.text(key).map(|text| text.value);
+        (settings.ca, settings.cert, settings.key) = (file("ca"), file("cert"), file("key"));
+        settings.tls_first = tls.boolean("first").is_some_and(|flag| flag.value);
+        settings.tls_required = tls.boolean("required").is_some_and(|flag| flag.value);
+        if settings.cert.is_some() != settings.key.is_some() {
+            section.findings().error(tls.span.clone(), "`cert` and `key` go together");
+        }
+        tls.finish();
+    }
+    let spec = ConnectionSpec { settings, context: text("context") };
+    (section.findings().len() == findings_before).then_some(spec)
+}
+
+fn check_login(section: &Section<'_>, settings: &Settings) {
+    if settings.user.is_some() != settings.password.is_some() {
+        let key = if settings.user.is_some() { "user" } else { "password" };
+        section.findings().error(section.key_span(key), "`user` and `password` go together");
+    }
+    let ways = ["creds", "nkey", "user", "token"];
+    let used: Vec<&str> = ways.into_iter().filter(|key| section.has(key)).collect();
+    if let [_, second, ..] = used.as_slice() {
+        section.findings().error_help(
+            section.key_span(second),
+            format!("there are several logins: `{}`", used.join("`, `")),
+            "keep one of them",
+        );
+    }
+}
+
+/// The servers of a list with commas, without the user parts.
+fn addresses(url: &str) -> Result<Vec<ServerAddr>, String> {
+    let parts: Vec<&str> = url.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() {
+        return Err("the URL of the server is empty".to_owned());
+    }
+    parts.into_iter().map(|part| parse_url(part).map(|(address, _)| address)).collect()
+}
+
+/// A server and the login that its URL carries. The client library would print a URL with its
+/// password when tracing, and does not use it, so the user part is taken out here.
+fn parse_url(text: &str) -> Result<(ServerAddr, Settings), String> {
+    let bad = |why: String| format!("`{text}` is no URL of a NATS server: {why}");
+    let full = if text.contains("://") { text.to_owned() } else { format!("nats://{text}") };
+    let mut url = url::Url::parse(&full).map_err(|error| bad(error.to_string()))?;
+    if !["nats", "tls"].contains(&url.scheme()) {
+        return Err(bad("it must begin with nats:// or tls://".to_owned()));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(bad("it names no host".to_owned()));
+    }
+    let mut login = Settings::default();
+    if !url.username().is_empty() {
+        let user = percent_decode(url.username());
+        match url.password().map(percent_decode) {
+            Some(password) => {
+                login.user = Some(user);
+                login.password = Some(Secret::new(password));
+            }
+            None => login.token = Some(Secret::new(user)),
+        }
+    }
+    let cleared = url.set_username("").and_then(|()| url.set_password(None));
+    cleared.map_err(|()| bad("its user part cannot be read".to_owned()))?;
+    let address = ServerAddr::from_url(url).map_err(|error| bad(error.to_string()))?;
+    Ok((address, login))
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let escaped = text
+            .get(text.len() - after.len()..text.len() - after.len() + 2)
+            .filter(|_| first == b'%')
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(escaped.unwrap_or(first));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
+
+fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl ConnectionSpec {
+    /// The spec for one URL and nothing else.
+    pub fn for_url(url: &str) -> Self {
+        let settings = Settings { url: Some(Secret::new(url)), ..Settings::default() };
+        Self { settings, context: None }
+    }
+
+    /// The servers as `host:port`, with no secret.
+    pub fn describe(&self) -> String {
+        match self.resolve(&process_environment) {
+            Ok((servers, _)) => show(&servers),
+            Err(_) => match &self.context {
+                Some(context) => format!("the servers of context `{context}`"),
+                None => "the servers of the selected nats context".to_owned(),
+            },
+        }
+    }
+
+    fn resolve(&self, environment: Environment<'_>) -> Result<(Vec<ServerAddr>, Settings), Fault> {
+        let mut settings = self.settings.clone();
+        if let Some(name) = &self.context {
+            settings = settings.over(context::load(name, environment)?);
+        }
+        if settings.url.is_none() {
+            settings.url = environment("NATS_URL").map(Secret::new);
+            if settings.url.is_none()
+                && self.context.is_none()
+                && let Some(name) = context::selected(environment)
+            {
+                settings = settings.over(context::load(&name, environment)?);
+            }
+        }
+        let url = settings.url.clone().unwrap_or_else(|| Secret::new(DEFAULT_URL));
+        let servers = addresses(url.expose()).map_err(Fault::stop)?;
+        let login = url
+            .expose()
+            .split(',')
+            .filter_map(|part| parse_url(part.trim()).ok())
+            .map(|(_, login)| login)
+            .find(Settings::has_login);
+        // A login beside the URL in the deployment is meant; one in a context is only a default.
+        if !self.settings.has_login()
+            && let Some(login) = login
+        {
+            settings = login.over(settings);
+        }
+        Ok((servers, settings))
+    }
+}
+
+fn show(servers: &[ServerAddr]) -> String {
+    let shown: Vec<String> =
+        servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
+    shown.join(",")
+}
+
+/// An open connection, which reconnects by itself.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The client.
+    pub client: async_nats::Client,
+    /// The JetStream API over the client.
+    pub api: Api,
+    /// The servers as `host:port`.
+    pub address: String,
+    connects: watch::Receiver<u64>,
+}
+
+impl Connection {
+    /// Changes with every new connection to a server: what was asked of the old one is gone.
+    pub fn connects(&self) -> watch::Receiver<u64> {
+        self.connects.clone()
+    }
+
+    /// Waits until a server is connected. Nothing is to be sent before: requests would queue up
+    /// and all be made at once.
+    pub async fn connected(&self) {
+        let mut connects = self.connects.clone();
+        while self.client.connection_state() != State::Connected {
+            let _ = tokio::time::timeout(Duration::from_millis(250), connects.changed()).await;
+        }
+    }
+}
+
+/// Connects; `name` is what the server's monitoring shows.
+///
+/// # Errors
+/// Retry where no server answers, stop where one refuses the login or a file cannot be read.
+pub async fn connect(spec: &ConnectionSpec, name: &str) -> Result<Connection, Fault> {
+    let (servers, settings) = spec.resolve(&process_environment)?;
+    let address = show(&servers);
+    let (connected, connects) = watch::channel(0_u64);
+    let denials = Arc::new(Mutex::new(Vec::new()));
+    let options = authenticate(options(&settings, name), &settings)?;
+    let options = options.event_callback({
+        let (connected, denials) = (Arc::new(connected), denials.clone());
+        move |event| {
+            note_event(&event, &connected, &denials);
+            async {}
+        }
+    });
+    // Which provider of cryptography is meant must not hang on the features of other crates.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let limit = PATIENCE * 2 * u32::try_from(servers.len()).unwrap_or(1);
+    let client = match tokio::time::timeout(limit, options.connect(servers.as_slice())).await {
+        Err(_) => return Err(Fault::retry(format!("no NATS server answers at {address}"))),
+        Ok(Err(error)) => return Err(connect_fault(&error, &address)),
+        Ok(Ok(client)) => client,
+    };
+    let prefix = match (&settings.jetstream_api_prefix, &settings.jetstream_domain) {
+        (Some(prefix), _) => prefix.trim_end_matches('.').to_owned(),
+        (None, Some(domain)) => format!("$JS.{domain}.API"),
+        (None, None) => "$JS.API".to_owned(),
+    };
+    let api = Api::new(client.clone(), prefix, denials);
+    Ok(Connection { client, api, address, connects })
+}
+
+fn note_event(event: &Event, connected: &watch::Sender<u64>, denials: &Mutex<Vec<String>>) {
+    const DENIALS_KEPT: usize = 16;
+    match event {
+        Event::Connected => connected.send_modify(|count| *count += 1),
+        Event::ServerError(ServerError::Other(text)) if text.contains("ermissions") => {
+            if let Ok(mut denials) = denials.lock() {
+                denials.push(text.clone());
+                let surplus = denials.len().saturating_sub(DENIALS_KEPT);
+                denials.drain(..surplus);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn options(settings: &Settings, name: &str) -> ConnectOptions {
+    let mut options = ConnectOptions::new()
+        .name(name)
+        .connection_timeout(PATIENCE)
+        .request_timeout(Some(PATIENCE))
+        .ping_interval(Duration::from_secs(10))
+        .subscription_capacity(SUBSCRIPTION_CAPACITY);
+    if let Some(ca) = &settings.ca {
+        options = options.add_root_certificates(ca.into());
+    }
+    if let (Some(cert), Some(key)) = (&settings.cert, &settings.key) {
+        options = options.add_client_certificate(cert.into(), key.into());
+    }
+    if settings.tls_first {
+        options = options.tls_first();
+    }
+    if let Some(prefix) = &settings.inbox_prefix {
+        options = options.custom_inbox_prefix(prefix);
+    }
+    options.require_tls(settings.tls_required || settings.tls_first)
+}
+
+fn authenticate(options: ConnectOptions, settings: &Settings) -> Result<ConnectOptions, Fault> {
+    if let Some(path) = &settings.creds {
+        let path = context::home_path(path, &process_environment);
+        let unusable = |error| Fault::stop(format!("credentials file {path}: {error}"));
+        let text = std::fs::read_to_string(&path).map_err(unusable)?;
+        return options.credentials(&text).map_err(unusable);
+    }
+    if let (Some(jwt), Some(seed)) = (&settings.user_jwt, &settings.user_seed) {
+        let (jwt, seed) = (jwt.expose(), seed.expose());
+        let text = format!(
+            "-----JWT-----\n{jwt}\n-----END-----\n\n-----SEED-----\n{seed}\n-----END-----\n"
+        );
+        return options.credentials(&text).map_err(|error| {
+            Fault::stop(format!("user_jwt and user_seed of the context: {error}"))
+        });
+    }
+    if let Some(nkey) = &settings.nkey {
+        return Ok(options.nkey(read_seed(nkey)?));
+    }
+    if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
+        return Ok(options.user_and_password(user.clone(), password.expose().to_owned()));
+    }
+    Ok(match &settings.token {
+        Some(token) => options.token(token.expose().to_owned()),
+        None => options,
+    })
+}
+
+/// A seed as written, or the first one in the file of that path.
+fn read_seed(nkey: &Secret) -> Result<String, Fault> {
+    let is_seed = |text: &str| {
+        text.len() == 58
+            && text.starts_with("SU")
+            && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+    };
+    let written = nkey.expose().trim();
+    if is_seed(written) {
+        return Ok(written.to_owned());
+    }
+    let path = context::home_path(written, &process_environment);
+    // The text may be a mistyped seed, so it is not shown.
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Fault::stop(format!("`nkey` is neither a user seed nor a file: {error}"))
+    })?;
+    text.split_whitespace()
+        .find(|word| is_seed(word))
+        .map(str::to_owned)
+        .ok_or_else(|| Fault::stop("the file that `nkey` names holds no user seed"))
+}
+
+fn connect_fault(error: &async_nats::ConnectError, address: &str) -> Fault {
+    let said = error.to_string().to_lowercase();
+    let refused = ["authorization", "authentication", "certificate"];
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            Fault::stop(format!("the NATS server at {address} refuses the login"))
+                .help("check user, password, token, nkey or creds of the connection")
+        }
+        ConnectErrorKind::Tls | ConnectErrorKind::ServerParse => {
+            Fault::stop(format!("cannot connect to NATS at {address}: {error}"))
+        }
+        _ if refused.iter().any(|word| said.contains(word)) => {
+            Fault::stop(format!("cannot connect to NATS at {address}: {error}"))
+        }
+        _ => Fault::retry(format!("cannot connect to NATS at {address}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waterwheel_config::document::Document;
+
+    fn plan(source: &str) -> (Option<ConnectionSpec>, String) {
+        let document = Document::parse("t.toml", source, Box::new(|_| None));
+        let root = document.root();
+        let spec = read(&root);
+        root.finish();
+        (spec, document.render_findings(false))
+    }
+
+    fn resolve(spec: &ConnectionSpec, variables: &[(&str, &str)]) -> (String, Settings) {
+        let environment = |name: &str| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        };
+        let (servers, settings) = spec.resolve(&environment).unwrap();
+        (show(&servers), settings)
+    }
+
+    #[test]
+    fn urls_carry_servers_and_a_login() {
+        let (spec, text) = plan("url = \"nats://bob:p%40ss@a:1, b\"");
+        assert_eq!(text, "");
+        let spec = spec.unwrap();
+        let (servers, settings) = resolve(&spec, &[]);
+        assert_eq!(servers, "a:1,b:4222");
+        assert_eq!(settings.user.as_deref(), Some("bob"));
+        assert_eq!(settings.password.unwrap().expose(), "p@ss");
+        assert_eq!(spec.describe(), "a:1,b:4222");
+        assert!(!format!("{spec:?}").contains("bob"));
+
+        let (_, settings) = resolve(&ConnectionSpec::for_url("tls://s3cret@h"), &[]);
+        assert_eq!(settings.token.unwrap().expose(), "s3cret");
+    }
+
+    #[test]
+    fn wrong_settings_are_findings() {
+        for (source, part) in [
+            ("url = \"http://h\"", "nats:// or tls://"),
+            ("url = \" \"", "is empty"),
+            ("user = \"u\"", "go together"),
+            ("token = \"t\"\ncreds = \"c\"", "several logins"),
+            ("tls = { cert = \"c\" }", "go together"),
+            ("tls = { vert = \"c\" }", "did you mean `cert`?"),
+        ] {
+            let (_, text) = plan(source);
+            assert!(text.contains(part), "{source}: {text}");
+        }
+        let (_, text) = plan("url = \"ftp://bob:hunter2@h\"");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn a_url_comes_from_the_environment_then_from_the_selected_context() {
+        let home = tempfile::tempdir().unwrap();
+        let contexts = home.path().join("nats/context");
+        std::fs::create_dir_all(&contexts).unwrap();
+        std::fs::write(home.path().join("nats/context.txt"), "prod\n").unwrap();
+        let prod = r#"{"url":"nats://prod:4333","user":"u","password":"p","tls_first":true,
+            "jetstream_domain":"hub","inbox_prefix":"_I","ca":"","nsc":"","color_scheme":""}"#;
+        std::fs::write(contexts.join("prod.json"), prod).unwrap();
+        let config = home.path().to_str().unwrap();
+
+        let spec = ConnectionSpec::default();
+        assert_eq!(resolve(&spec, &[("HOME", "/nonexistent")]).0, "127.0.0.1:4222");
+        let (servers, settings) = resolve(&spec, &[("XDG_CONFIG_HOME", config)]);
+        assert_eq!(servers, "prod:4333");
+        assert_eq!(settings.user.as_deref(), Some("u"));
+        assert_eq!(settings.ca, None);
+        assert_eq!(settings.jetstream_domain.as_deref(), Some("hub"));
+        assert!(settings.tls_first);
+
+        let variables = [("XDG_CONFIG_HOME", config), ("NATS_URL", "e:1")];
+        let (servers, settings) = resolve(&spec, &variables);
+        assert_eq!((servers.as_str(), settings.user), ("e:1", None));
+
+        // A login in the deployment replaces the context's whole login.
+        let (named, text) = plan("context = \"prod\"\ntoken = \"t\"");
+        assert_eq!(text, "");
+        let (servers, settings) = resolve(&named.unwrap(), &[("XDG_CONFIG_HOME", config)]);
+        assert_eq!((servers.as_str(), settings.user), ("prod:4333", None));
+
+        let missing = ConnectionSpec { context: Some("pord".to_owned()), ..spec };
+        let environment = |name: &str| (name == "XDG_CONFIG_HOME").then(|| config.to_owned());
+        let fault = missing.resolve(&environment).unwrap_err();
+        assert!(fault.help.unwrap().contains("`prod`"), "{}", fault.message);
+    }
+
+    #[test]
+    fn a_mistyped_seed_is_not_shown() {
+        let fault = read_seed(&Secret::new("SUAMISTYPEDSEED")).unwrap_err();
+        assert!(!fault.message.contains("MISTYPED"), "{fault}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_down_is_waited_for() {
+        // The port is taken and closed again, so nobody listens there.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let spec = ConnectionSpec::for_url(&format!("nats://u:hunter2@127.0.0.1:{port}"));
+        let fault = connect(&spec, "test").await.unwrap_err();
+        assert_eq!(fault.remedy, super::super::fault::Remedy::Retry);
+        assert!(!fault.message.contains("hunter2"), "{fault}");
+    }
+}

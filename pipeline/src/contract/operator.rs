@@ -195,8 +195,12 @@ pub struct Planned {
     pub operator: Arc<dyn Operator>,
     /// What comes out.
     pub schema: SchemaRef,
-    /// The watermark of what comes out.
+    /// The watermark in force inside: that of the inputs, held back by how far the times that the
+    /// operator goes by may lie behind it.
     pub watermark: Watermark,
+    /// How much further the watermark of what comes out is held back, in microseconds: for
+    /// operators that bring rows out later than their times.
+    pub held_back_us: i64,
     /// What bounds its state, in a sentence for `explain`.
     pub state_bound: String,
     /// Everything that changes the meaning of its rows, for the fingerprint; its inputs' own
@@ -217,7 +221,7 @@ pub enum Input<'s> {
 pub struct RenderContext {
     /// The watermarks of every epoch.
     pub clock: Clock,
-    /// The watermark of the operator's inputs.
+    /// The watermark in force inside the operator, see [`Planned::watermark`].
     pub watermark: Watermark,
     /// Where it reports the size of its state.
     pub state: StateGauge,

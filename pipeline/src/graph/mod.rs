@@ -73,7 +73,7 @@ pub struct OperatorNode {
     pub inputs: Vec<InputRef>,
     /// What it does.
     pub planned: Planned,
-    /// The watermark of its inputs.
+    /// The watermark in force inside.
     pub watermark: Watermark,
 }
 
@@ -109,7 +109,10 @@ impl Deployment {
     pub fn watermark(&self, input: InputRef) -> Watermark {
         match input {
             InputRef::Source(index) => Watermark::source(index as u16),
-            InputRef::Operator(index) => self.operators[index].planned.watermark.clone(),
+            InputRef::Operator(index) => {
+                let planned = &self.operators[index].planned;
+                planned.watermark.delayed(planned.held_back_us)
+            }
             InputRef::DeadLetters => {
                 let sources: Vec<Watermark> =
                     (0..self.sources.len()).map(|index| Watermark::source(index as u16)).collect();

@@ -183,12 +183,12 @@ impl<'c> Planner<'c> {
         };
         let plans = inputs.iter().map(|input| self.input_plan(*input)).collect();
         let mut context = OperatorContext { name: draft.name.clone(), inputs: plans };
-        let watermark = context.watermark();
         let Some(planned) = (draft.kind.plan)(&draft.section, &mut context) else {
             return;
         };
         draft.section.finish();
         let meaning = self.meaning(draft.kind.name, &planned, &inputs);
+        let watermark = planned.watermark.clone();
         let node =
             OperatorNode { name: draft.name, kind: draft.kind.name, inputs, planned, watermark };
         self.operators.push((node, meaning));
@@ -223,7 +223,7 @@ impl<'c> Planner<'c> {
                 InputPlan {
                     name: node.name.clone(),
                     flow: InputFlow::Rows(node.planned.schema.clone()),
-                    watermark: node.planned.watermark.clone(),
+                    watermark: node.planned.watermark.delayed(node.planned.held_back_us),
                 }
             }
             InputRef::DeadLetters => {

@@ -1,0 +1,167 @@
+//! The settings of a funnel.
+
+use chrono_tz::Tz;
+use waterwheel_config::calendar::Period;
+use waterwheel_config::document::NodeKind;
+use waterwheel_config::expr::{self, Ast};
+use waterwheel_config::section::{Section, Spanned};
+use waterwheel_config::value::Value;
+use waterwheel_pipeline::contract::clock::Watermark;
+use waterwheel_pipeline::contract::operator::{InputFlow, InputPlan, OperatorContext};
+
+use super::InputPrograms;
+use crate::aggregate::{time_column, timezone, written};
+
+/// How many steps a funnel may have.
+const STEPS: std::ops::RangeInclusive<usize> = 2..=20;
+
+/// What the settings say.
+pub(super) struct Settings {
+    pub(super) inputs: Vec<InputPrograms>,
+    pub(super) watermarks: Vec<Watermark>,
+    pub(super) step_names: Vec<Value>,
+    pub(super) within_us: i64,
+    pub(super) period: Period,
+}
+
+/// The settings that change the meaning of the rows.
+pub(super) fn meaning(section: &Section<'_>) -> String {
+    ["where", "by", "steps", "within", "order", "window", "timezone", "time"]
+        .iter()
+        .filter_map(|key| Some(format!("{key} {}", written(section.node(key)?))))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+impl Settings {
+    pub(super) fn read(section: &Section<'_>, context: &OperatorContext) -> Option<Self> {
+        let before = section.findings().len();
+        section.refuse(&["breakdown"]);
+        refuse_orders(section);
+        let zone = timezone(section);
+        let within_us = within(section);
+        let period = period(section, zone);
+        let by = section.text("by");
+        let condition = section.text("where");
+        let time = section.text("time");
+        let steps = steps(section);
+        let mut inputs = Vec::new();
+        let mut watermarks = Vec::new();
+        for input in &context.inputs {
+            let planned = plan_input(
+                section,
+                input,
+                zone,
+                by.as_ref(),
+                condition.as_ref(),
+                time.as_ref(),
+                &steps,
+            );
+            if let Some((programs, behind_us)) = planned {
+                inputs.push(programs);
+                watermarks.push(input.watermark.delayed(behind_us));
+            }
+        }
+        if section.findings().len() > before {
+            return None;
+        }
+        let step_names = steps.iter().map(|(name, _)| Value::text(name)).collect();
+        Some(Self { inputs, watermarks, step_names, within_us: within_us?, period: period? })
+    }
+}
+
+fn refuse_orders(section: &Section<'_>) {
+    if let Some(order) = section.choice("order", &["ordered", "strict", "any"])
+        && order.value != "ordered"
+    {
+        section.findings().error_help(
+            order.span,
+            format!("`order = \"{}\"` is not built yet", order.value),
+            "this version has order = \"ordered\", which is the default",
+        );
+    }
+}
+
+fn within(section: &Section<'_>) -> Option<i64> {
+    section.require("within")?;
+    section.duration("within").map(|within| within.value)
+}
+
+fn period(section: &Section<'_>, zone: Tz) -> Option<Period> {
+    section.require("window")?;
+    section.parsed("window", |text| Period::parse(text, zone)).map(|period| period.value)
+}
+
+fn steps(section: &Section<'_>) -> Vec<(String, Spanned<String>)> {
+    if section.require("steps").is_none() {
+        return Vec::new();
+    }
+    let Some(node) = section.node("steps") else {
+        return Vec::new();
+    };
+    let NodeKind::Array(items) = &node.kind else {
+        section.findings().error_help(
+            node.span.clone(),
+            format!("`steps` must be a list, not {}", node.kind.name()),
+            "write steps = [{ name = \"...\", where = \"...\" }, ...]",
+        );
+        return Vec::new();
+    };
+    if !STEPS.contains(&items.len()) {
+        let message = format!("a funnel has from 2 to 20 steps, this one {}", items.len());
+        section.findings().error(section.key_span("steps"), message);
+    }
+    items
+        .iter()
+        .enumerate()
+        .filter_map(|(index, item)| {
+            let what = format!("step {} of {}", index + 1, section.what);
+            let table = section.node_table(item, &item.span, &what)?;
+            let both = (table.required_text("name"), table.required_text("where"));
+            table.finish();
+            Some((both.0?.value, both.1?))
+        })
+        .collect()
+}
+
+fn plan_input(
+    section: &Section<'_>,
+    input: &InputPlan,
+    zone: Tz,
+    by: Option<&Spanned<String>>,
+    condition: Option<&Spanned<String>>,
+    time: Option<&Spanned<String>>,
+    steps: &[(String, Spanned<String>)],
+) -> Option<(InputPrograms, i64)> {
+    let (time_slot, behind_us) = time_column(section, input, time)?;
+    let mut scope = input.scope(zone);
+    let condition = match condition {
+        Some(text) => Some(expr::condition(section, text, &mut scope)?),
+        None => None,
+    };
+    let user = match by {
+        Some(text) => expr::compile_text(section, text, &mut scope)?.program,
+        None => default_user(section, &mut scope)?,
+    };
+    let steps: Option<Vec<_>> =
+        steps.iter().map(|(_, text)| expr::condition(section, text, &mut scope)).collect();
+    input.need_keys(condition.as_ref(), vec![user.clone()]);
+    let key_columns = match &input.flow {
+        InputFlow::Events(_) => Vec::new(),
+        InputFlow::Rows(schema) => schema.key.clone(),
+    };
+    Some((InputPrograms { condition, user, steps: steps?, time_slot, key_columns }, behind_us))
+}
+
+/// `by` is the user where it is not written.
+fn default_user(section: &Section<'_>, scope: &mut dyn expr::Scope) -> Option<expr::Program> {
+    let ast: Result<Ast, _> = expr::parse("user_id");
+    match ast.and_then(|ast| expr::compile(&ast, scope)) {
+        Ok(typed) => Some(typed.program),
+        Err(error) => {
+            let help = "name the column of the user with `by`";
+            section.findings().error_help(section.span.clone(), error.message, help);
+            None
+        }
+    }
+}

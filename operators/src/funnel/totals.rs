@@ -1,0 +1,167 @@
+//! How far the users of a reporting period got, all together, and the rows that say so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use waterwheel_config::value::{Row, Value};
+use waterwheel_pipeline::contract::clock::{Clock, Watermark};
+use waterwheel_pipeline::contract::epoch::Epoch;
+use waterwheel_pipeline::contract::fold::Fold;
+use waterwheel_pipeline::contract::operator::RenderContext;
+
+use super::Plan;
+use super::chain::Path;
+
+/// A reporting period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(super) struct PeriodKey {
+    pub(super) start: i64,
+    pub(super) end: i64,
+}
+
+/// Users and times by step: integers, so that they add up the same in any order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Totals {
+    users: Vec<i64>,
+    from_previous_us: Vec<i128>,
+    from_first_us: Vec<i128>,
+}
+
+impl Totals {
+    pub(super) fn new(steps: usize) -> Self {
+        Self {
+            users: vec![0; steps],
+            from_previous_us: vec![0; steps],
+            from_first_us: vec![0; steps],
+        }
+    }
+
+    /// Counts a user's path `times` times; negative to take it back.
+    pub(super) fn add(&mut self, path: &Path, times: i64) {
+        for (step, time_us) in path.iter().enumerate() {
+            self.users[step] += times;
+            let previous_us = path[step.saturating_sub(1)];
+            self.from_previous_us[step] += i128::from(time_us - previous_us) * i128::from(times);
+            self.from_first_us[step] += i128::from(time_us - path[0]) * i128::from(times);
+        }
+    }
+
+    pub(super) fn is_zero(&self) -> bool {
+        self.users.iter().all(|users| *users == 0)
+            && self.from_previous_us.iter().chain(&self.from_first_us).all(|sum| *sum == 0)
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.users.iter_mut().zip(&other.users) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.from_previous_us.iter_mut().zip(&other.from_previous_us) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.from_first_us.iter_mut().zip(&other.from_first_us) {
+            *mine += theirs;
+        }
+    }
+
+    fn rows(&self, key: PeriodKey, names: &[Value]) -> Vec<Row> {
+        let entered = self.users[0];
+        if entered <= 0 {
+            return Vec::new();
+        }
+        (0..self.users.len())
+            .map(|step| {
+                let users = self.users[step];
+                let conversion = match step {
+                    0 => Some(1.0),
+                    _ => ratio(users, self.users[step - 1]),
+                };
+                let seconds = |sum_us: i128| match step {
+                    0 => Value::Null,
+                    _ if users == 0 => Value::Null,
+                    _ => Value::double(sum_us as f64 / 1e6 / users as f64),
+                };
+                let rate = |rate: Option<f64>| rate.map_or(Value::Null, Value::double);
+                Row::from(vec![
+                    Value::Timestamp(key.start),
+                    Value::Timestamp(key.end),
+                    Value::Bigint(step as i64 + 1),
+                    names[step].clone(),
+                    Value::Bigint(users),
+                    rate(conversion),
+                    rate(conversion.map(|conversion| 1.0 - conversion)),
+                    rate(ratio(users, entered)),
+                    seconds(self.from_previous_us[step]),
+                    seconds(self.from_first_us[step]),
+                ])
+            })
+            .collect()
+    }
+}
+
+/// 0/0 is unknown.
+fn ratio(part: i64, whole: i64) -> Option<f64> {
+    (whole != 0).then(|| part as f64 / whole as f64)
+}
+
+/// The totals of the periods that a worker owns.
+pub(super) struct PeriodTotals {
+    plan: Arc<Plan>,
+    clock: Clock,
+    watermark: Watermark,
+    periods: BTreeMap<PeriodKey, OpenTotals>,
+}
+
+struct OpenTotals {
+    totals: Totals,
+    emitted: Vec<Row>,
+}
+
+impl PeriodTotals {
+    pub(super) fn new(plan: Arc<Plan>, context: &RenderContext) -> Self {
+        Self {
+            plan,
+            clock: context.clock.clone(),
+            watermark: context.watermark.clone(),
+            periods: BTreeMap::new(),
+        }
+    }
+}
+
+impl Fold<(PeriodKey, Totals), Row> for PeriodTotals {
+    fn epoch(
+        &mut self,
+        epoch: Epoch,
+        changes: Vec<((PeriodKey, Totals), isize)>,
+        output: &mut Vec<(Row, isize)>,
+    ) {
+        let mut touched: Vec<PeriodKey> = Vec::new();
+        for ((key, change), _) in changes {
+            let open = self.periods.entry(key).or_insert_with(|| OpenTotals {
+                totals: Totals::new(self.plan.step_names.len()),
+                emitted: Vec::new(),
+            });
+            open.totals.merge(&change);
+            if !touched.contains(&key) {
+                touched.push(key);
+            }
+        }
+        for key in touched {
+            let Some(open) = self.periods.get_mut(&key) else {
+                continue;
+            };
+            let rows = open.totals.rows(key, &self.plan.step_names);
+            if rows != open.emitted {
+                output.extend(
+                    std::mem::replace(&mut open.emitted, rows.clone())
+                        .into_iter()
+                        .map(|row| (row, -1)),
+                );
+                output.extend(rows.into_iter().map(|row| (row, 1)));
+            }
+        }
+        let watermark_us = self.clock.after(epoch, &self.watermark);
+        let within_us = self.plan.within_us;
+        self.periods.retain(|key, _| key.end.saturating_add(within_us) > watermark_us);
+    }
+}

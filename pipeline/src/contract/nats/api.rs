@@ -1,0 +1,257 @@
+//! The few calls of the JetStream API that waterwheel makes, with their errors as faults.
+
+use std::sync::{Arc, Mutex};
+
+use async_nats::{Client, RequestErrorKind};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::super::fault::Fault;
+
+/// No such stream.
+pub const STREAM_NOT_FOUND: u64 = 10059;
+/// No such message.
+pub const MESSAGE_NOT_FOUND: u64 = 10037;
+/// The expected last sequence is not the last one: somebody else wrote.
+pub const WRONG_LAST_SEQUENCE: u64 = 10071;
+
+/// How a call failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiError {
+    /// The server answered with an error.
+    Refused {
+        /// The class, as in HTTP.
+        code: u64,
+        /// The error.
+        err_code: u64,
+        /// The server's words.
+        description: String,
+    },
+    /// The account may not do this.
+    Denied(String),
+    /// Nobody answered, or the answer cannot be read.
+    Unanswered(String),
+}
+
+impl ApiError {
+    /// The server's number for the error; zero where it did not answer.
+    pub fn err_code(&self) -> u64 {
+        match self {
+            Self::Refused { err_code, .. } => *err_code,
+            _ => 0,
+        }
+    }
+
+    /// The error object of an answer, if it holds one.
+    pub fn of_answer(answer: &Value) -> Option<Self> {
+        let error = answer.get("error").filter(|error| error.is_object())?;
+        Some(Self::Refused {
+            code: error["code"].as_u64().unwrap_or(0),
+            err_code: error["err_code"].as_u64().unwrap_or(0),
+            description: error["description"].as_str().unwrap_or("no reason given").to_owned(),
+        })
+    }
+
+    /// The fault that it is, `what` being what was tried.
+    pub fn fault(&self, what: &str) -> Fault {
+        const NOT_ENABLED: [u64; 2] = [10039, 10076];
+        match self {
+            Self::Unanswered(why) => Fault::retry(format!("{what}: {why}")),
+            Self::Denied(why) => Fault::stop(format!("{what}: {why}"))
+                .help("give the user of the connection the right to publish and subscribe there"),
+            Self::Refused { err_code, description, .. } if NOT_ENABLED.contains(err_code) => {
+                Fault::stop(format!("{what}: {description}"))
+            }
+            Self::Refused { code, err_code, description } => {
+                let message = format!("{what}: {description} ({err_code})");
+                if *code >= 500 { Fault::retry(message) } else { Fault::stop(message) }
+            }
+        }
+    }
+}
+
+/// What the server says of a stream.
+#[derive(Clone, Debug)]
+pub struct StreamInfo {
+    /// Its name.
+    pub name: String,
+    /// When it was created, in nanoseconds since the Unix epoch.
+    pub created_ns: i64,
+    /// The sequence of its first message; one more than `last_seq` where it is empty.
+    pub first_seq: u64,
+    /// The sequence of its last message; zero where there never was one.
+    pub last_seq: u64,
+    /// The subjects that it captures; empty for a mirror.
+    pub subjects: Vec<String>,
+    /// Its configuration.
+    pub config: Value,
+}
+
+/// A message as the stream keeps it.
+#[derive(Clone, Debug)]
+pub struct StoredMessage {
+    /// Its sequence.
+    pub sequence: u64,
+    /// When the server took it, in nanoseconds since the Unix epoch.
+    pub time_ns: i64,
+    /// Its payload.
+    pub payload: Vec<u8>,
+}
+
+/// The JetStream API of one account.
+#[derive(Clone, Debug)]
+pub struct Api {
+    client: Client,
+    prefix: String,
+    denials: Arc<Mutex<Vec<String>>>,
+}
+
+impl Api {
+    pub(super) fn new(client: Client, prefix: String, denials: Arc<Mutex<Vec<String>>>) -> Self {
+        Self { client, prefix, denials }
+    }
+
+    /// The subject of a call: `STREAM.INFO.X` behind the prefix of the account.
+    pub fn subject(&self, call: &str) -> String {
+        format!("{}.{call}", self.prefix)
+    }
+
+    /// Makes a call and returns the answer.
+    ///
+    /// # Errors
+    /// The server's error, or none in time.
+    pub async fn call(&self, call: &str, body: &Value) -> Result<Value, ApiError> {
+        let payload = if body.is_null() { String::new() } else { body.to_string() };
+        let subject = self.subject(call);
+        let answer = self
+            .client
+            .request(subject.clone(), payload.into())
+            .await
+            .map_err(|error| self.unanswered(&subject, error.kind()))?;
+        let answer: Value = serde_json::from_slice(&answer.payload)
+            .map_err(|error| ApiError::Unanswered(format!("the answer is not JSON: {error}")))?;
+        ApiError::of_answer(&answer).map_or(Ok(answer), Err)
+    }
+
+    /// Why a request on a subject got no answer: a missing right shows as silence.
+    pub fn unanswered(&self, subject: &str, kind: RequestErrorKind) -> ApiError {
+        let denied = self.denials.lock().ok().and_then(|denials| {
+            denials.iter().rev().find(|denial| denial.contains(subject)).cloned()
+        });
+        match (denied, kind) {
+            (Some(denied), _) => ApiError::Denied(denied),
+            (None, RequestErrorKind::NoResponders) => ApiError::Unanswered(
+                "nobody answers there: JetStream is not enabled, or not up yet".to_owned(),
+            ),
+            (None, kind) => ApiError::Unanswered(format!("no answer: {kind}")),
+        }
+    }
+
+    /// The stream's state and configuration.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
+        let answer = self.call(&format!("STREAM.INFO.{stream}"), &Value::Null).await?;
+        let unreadable = || ApiError::Unanswered("the answer says too little".to_owned());
+        let state = &answer["state"];
+        let subjects = answer["config"]["subjects"].as_array();
+        Ok(StreamInfo {
+            name: stream.to_owned(),
+            created_ns: answer["created"].as_str().and_then(nanoseconds).ok_or_else(unreadable)?,
+            first_seq: state["first_seq"].as_u64().ok_or_else(unreadable)?.max(1),
+            last_seq: state["last_seq"].as_u64().ok_or_else(unreadable)?,
+            subjects: subjects
+                .into_iter()
+                .flatten()
+                .filter_map(|subject| subject.as_str().map(str::to_owned))
+                .collect(),
+            config: answer["config"].clone(),
+        })
+    }
+
+    /// The message with a sequence; `None` where it is gone.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn message(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Option<StoredMessage>, ApiError> {
+        self.stored_message(stream, &json!({ "seq": sequence })).await
+    }
+
+    /// The first message with a sequence or a higher one; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn message_at_or_after(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Option<StoredMessage>, ApiError> {
+        self.stored_message(stream, &json!({ "seq": sequence, "next_by_subj": ">" })).await
+    }
+
+    /// The last message on a subject; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn last_message(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<StoredMessage>, ApiError> {
+        self.stored_message(stream, &json!({ "last_by_subj": subject })).await
+    }
+
+    /// The leader answers this call, so it sees every message that was acknowledged.
+    async fn stored_message(
+        &self,
+        stream: &str,
+        which: &Value,
+    ) -> Result<Option<StoredMessage>, ApiError> {
+        let answer = match self.call(&format!("STREAM.MSG.GET.{stream}"), which).await {
+            Err(error) if error.err_code() == MESSAGE_NOT_FOUND => return Ok(None),
+            answer => answer?,
+        };
+        let unreadable = || ApiError::Unanswered("the message cannot be read".to_owned());
+        let message = &answer["message"];
+        let payload = message["data"].as_str().unwrap_or_default();
+        Ok(Some(StoredMessage {
+            sequence: message["seq"].as_u64().ok_or_else(unreadable)?,
+            time_ns: message["time"].as_str().and_then(nanoseconds).ok_or_else(unreadable)?,
+            payload: STANDARD.decode(payload).map_err(|_| unreadable())?,
+        }))
+    }
+
+    /// The names of the streams that capture subjects which match the pattern.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn streams_with(&self, pattern: &str) -> Result<Vec<String>, ApiError> {
+        let answer = self.call("STREAM.NAMES", &json!({ "subject": pattern })).await?;
+        let names = answer["streams"].as_array();
+        Ok(names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect())
+    }
+
+    /// The level of the API: 0 before nats-server 2.11, 1 for that, 2 and more since 2.12.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn level(&self) -> Result<u64, ApiError> {
+        let answer = self.call("INFO", &Value::Null).await?;
+        Ok(answer["api"]["level"].as_u64().unwrap_or(0))
+    }
+}
+
+/// RFC 3339 to nanoseconds since the Unix epoch.
+fn nanoseconds(text: &str) -> Option<i64> {
+    chrono::DateTime::parse_from_rfc3339(text).ok()?.timestamp_nanos_opt()
+}

@@ -1,0 +1,273 @@
+//! One consumer and the messages that it delivers: pull requests, statuses, and holes.
+//!
+//! The consumer is ephemeral and asks for no acknowledgements: how far the stream was read is known
+//! by the sinks alone. Whatever goes wrong, the consumer is thrown away and another one is made
+//! behind the last message taken.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Message, Subscriber};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use waterwheel_pipeline::contract::fault::Fault;
+use waterwheel_pipeline::contract::nats::Connection;
+
+use super::reply::Delivery;
+
+/// Messages of one pull request. Two requests are never more than a subscription holds.
+const PULL_MESSAGES: u64 = 8192;
+
+/// Bytes of one pull request: two of them stay far below the 64 MiB at which a server cuts a slow
+/// client off.
+const PULL_BYTES: u64 = 8 << 20;
+
+/// A message of more than this cannot be pulled.
+const PULL_BYTES_MAX: u64 = 256 << 20;
+
+/// A pull request ends after this long without messages.
+const PULL_EXPIRES: Duration = Duration::from_secs(5);
+
+/// The server is heard from at least this often while a request waits.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// After this silence the consumer is given up.
+const SILENCE: Duration = Duration::from_millis(2500);
+
+/// The server removes the consumer of a reader that is gone.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
+
+/// What a message of the inbox is.
+pub(super) enum Heard {
+    /// A message of the stream.
+    Message(Delivery),
+    /// The server's housekeeping.
+    Housekeeping,
+    /// The consumer must be thrown away; why.
+    Broken(String),
+}
+
+/// What waits at the server of one pull request.
+struct Pull {
+    messages: u64,
+    bytes: u64,
+}
+
+/// A consumer, its inbox and its pull requests.
+pub(super) struct Reader {
+    connection: Connection,
+    pub(super) inbox: Subscriber,
+    pub(super) connects: watch::Receiver<u64>,
+    stream: Arc<str>,
+    name: String,
+    inbox_subject: String,
+    next_subject: String,
+    consumer_sequence: u64,
+    pulls: VecDeque<Pull>,
+    pull_bytes: u64,
+    /// When the server was last heard.
+    pub(super) heard_at: Instant,
+    /// How many messages waited when the consumer was made.
+    pub(super) pending: u64,
+    /// The sequence behind which the server begins; more than was asked for where messages are
+    /// gone.
+    pub(super) begins_after: u64,
+}
+
+impl Reader {
+    /// Makes a consumer behind the sequence `after`.
+    pub(super) async fn create(
+        connection: &Connection,
+        stream: &Arc<str>,
+        filters: &[String],
+        after: u64,
+        least_pull_bytes: u64,
+    ) -> Result<Self, Fault> {
+        let what = format!("stream {stream}: making a consumer");
+        let mut connects = connection.connects();
+        connects.mark_unchanged();
+        // An inbox of its own, so that nothing from an earlier consumer mixes in.
+        let inbox_subject = connection.client.new_inbox();
+        let name = format!("waterwheel_{}", inbox_subject.rsplit('.').next().unwrap_or("reader"));
+        let inbox = connection
+            .client
+            .subscribe(inbox_subject.clone())
+            .await
+            .map_err(|error| Fault::retry(format!("{what}: {error}")))?;
+        let (call, body) = create_request(stream, &name, filters, after);
+        let created =
+            connection.api.call(&call, &body).await.map_err(|error| error.fault(&what))?;
+        check_created(&created, &body).map_err(|why| Fault::stop(format!("{what}: {why}")))?;
+        let max_payload = connection.client.max_payload() as u64;
+        Ok(Self {
+            connection: connection.clone(),
+            inbox,
+            connects,
+            stream: stream.clone(),
+            next_subject: connection.api.subject(&format!("CONSUMER.MSG.NEXT.{stream}.{name}")),
+            name,
+            inbox_subject,
+            consumer_sequence: 0,
+            pulls: VecDeque::new(),
+            // The largest message must fit with its subject and headers.
+            pull_bytes: PULL_BYTES.max(max_payload + (64 << 10)).max(least_pull_bytes),
+            heard_at: Instant::now(),
+            pending: created["num_pending"].as_u64().unwrap_or(u64::MAX),
+            begins_after: created["delivered"]["stream_seq"].as_u64().unwrap_or(after),
+        })
+    }
+
+    /// When to give up if the server stays silent.
+    pub(super) fn silent_at(&self) -> Instant {
+        self.heard_at + SILENCE
+    }
+
+    /// Asks for more when the request before is half served, so that the server never waits for
+    /// us; two requests at most, so that what is under way has a bound.
+    pub(super) async fn pull(&mut self) -> Result<(), String> {
+        let half_served =
+            |pull: &Pull| pull.messages <= PULL_MESSAGES / 2 || pull.bytes <= self.pull_bytes / 2;
+        let wanted = match self.pulls.len() {
+            0 => true,
+            1 => self.pulls.front().is_some_and(half_served),
+            _ => false,
+        };
+        if !wanted {
+            return Ok(());
+        }
+        let request = format!(
+            r#"{{"batch":{PULL_MESSAGES},"max_bytes":{},"expires":{},"idle_heartbeat":{}}}"#,
+            self.pull_bytes,
+            PULL_EXPIRES.as_nanos(),
+            HEARTBEAT.as_nanos()
+        );
+        let (subject, inbox) = (self.next_subject.clone(), self.inbox_subject.clone());
+        let sent = self.connection.client.publish_with_reply(subject, inbox, request.into()).await;
+        sent.map_err(|error| format!("a pull request could not be sent: {error}"))?;
+        self.pulls.push_back(Pull { messages: PULL_MESSAGES, bytes: self.pull_bytes });
+        Ok(())
+    }
+
+    /// Takes note of a message of the inbox.
+    pub(super) fn hear(&mut self, message: &Message) -> Heard {
+        // A stored message may carry a status line of its own, so the reply subject decides.
+        let delivery = message.reply.as_ref().and_then(|reply| Delivery::parse(reply));
+        let Some(delivery) = delivery else { return self.hear_status(message) };
+        let expected = self.consumer_sequence + 1;
+        if delivery.consumer_sequence != expected {
+            return Heard::Broken(format!(
+                "delivery {} came where {expected} was due",
+                delivery.consumer_sequence
+            ));
+        }
+        self.consumer_sequence = expected;
+        if let Some(pull) = self.pulls.front_mut() {
+            pull.messages = pull.messages.saturating_sub(1);
+            pull.bytes = pull.bytes.saturating_sub(message.length as u64);
+            if pull.messages == 0 {
+                self.pulls.pop_front();
+            }
+        }
+        Heard::Message(delivery)
+    }
+
+    fn hear_status(&mut self, message: &Message) -> Heard {
+        let said = message.description.as_deref().unwrap_or_default();
+        match message.status.map(|status| status.as_u16()) {
+            Some(100) => Heard::Housekeeping,
+            Some(404 | 408) => {
+                self.pulls.pop_front();
+                Heard::Housekeeping
+            }
+            Some(409) if said.eq_ignore_ascii_case("Batch Completed") => {
+                self.pulls.pop_front();
+                Heard::Housekeeping
+            }
+            Some(409) if said.to_ascii_lowercase().contains("maxbytes") => self.hear_full(message),
+            Some(status) => Heard::Broken(format!("the server says {status} {said}")),
+            None => Heard::Housekeeping,
+        }
+    }
+
+    /// A request ends when the next message does not fit into the rest of it. If it does not fit
+    /// into a whole one either, the requests must be larger.
+    fn hear_full(&mut self, message: &Message) -> Heard {
+        self.pulls.pop_front();
+        let left = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("Nats-Pending-Bytes"))
+            .and_then(|left| left.as_str().parse::<u64>().ok());
+        if left.is_some_and(|left| left >= self.pull_bytes) {
+            if self.pull_bytes >= PULL_BYTES_MAX {
+                return Heard::Broken(format!("a message is over {PULL_BYTES_MAX} bytes"));
+            }
+            self.pull_bytes *= 2;
+        }
+        Heard::Housekeeping
+    }
+
+    /// How large the requests have become.
+    pub(super) fn pull_bytes(&self) -> u64 {
+        self.pull_bytes
+    }
+
+    /// The call that asks for the consumer's state.
+    pub(super) fn info_call(&self) -> String {
+        format!("CONSUMER.INFO.{}.{}", self.stream, self.name)
+    }
+
+    /// How many messages were delivered.
+    pub(super) fn delivered(&self) -> u64 {
+        self.consumer_sequence
+    }
+
+    /// Deletes the consumer, without waiting for an answer.
+    pub(super) async fn close(mut self) {
+        let call = format!("CONSUMER.DELETE.{}.{}", self.stream, self.name);
+        let subject = self.connection.api.subject(&call);
+        // If it cannot be deleted, the server does so after a while.
+        if let Err(error) = self.connection.client.publish(subject, "".into()).await {
+            tracing::debug!(stream = %self.stream, %error, "a consumer was not deleted");
+        }
+        let _ = self.inbox.unsubscribe().await;
+    }
+}
+
+fn create_request(stream: &str, name: &str, filters: &[String], after: u64) -> (String, Value) {
+    let mut call = format!("CONSUMER.CREATE.{stream}.{name}");
+    let mut config = json!({
+        "name": name,
+        "description": "reads for waterwheel",
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": after + 1,
+        "ack_policy": "none",
+        "replay_policy": "instant",
+        "mem_storage": true,
+        "num_replicas": 1,
+        "inactive_threshold": INACTIVE_THRESHOLD.as_nanos() as u64,
+    });
+    match filters {
+        [] => {}
+        [filter] => {
+            // With the filter in the subject, rights can be given by filter.
+            call = format!("{call}.{filter}");
+            config["filter_subject"] = json!(filter);
+        }
+        several => config["filter_subjects"] = json!(several),
+    }
+    (call, json!({ "stream_name": stream, "config": config }))
+}
+
+/// Servers ignore keys that they do not know, so what was made is compared with what was asked for.
+fn check_created(created: &Value, body: &Value) -> Result<(), String> {
+    for key in ["ack_policy", "opt_start_seq", "filter_subject", "filter_subjects"] {
+        let asked = &body["config"][key];
+        if !asked.is_null() && created["config"][key] != *asked {
+            return Err(format!("the server did not take `{key}`; it must be 2.10 or later"));
+        }
+    }
+    Ok(())
+}

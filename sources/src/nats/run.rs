@@ -1,0 +1,420 @@
+//! The reading of an open source: batches in, checks in time, a new consumer whenever one breaks.
+//!
+//! Every wait can be dropped at any point: what is under way stays in [`Run`] and goes on with the
+//! next call.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Message;
+use futures::future::FutureExt;
+use futures::stream::StreamExt;
+use serde_json::Value;
+use tokio::time::Instant;
+use waterwheel_pipeline::contract::batch::{BatchBuilder, RawBatch};
+use waterwheel_pipeline::contract::fault::{Fault, Remedy};
+use waterwheel_pipeline::contract::nats::Connection;
+use waterwheel_pipeline::contract::nats::api::StreamInfo;
+use waterwheel_pipeline::contract::position::Position;
+use waterwheel_pipeline::contract::source::Next;
+
+use super::pull::{Heard, Reader};
+use super::{Settings, stream};
+
+/// How often the stream is compared with what was read.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+
+/// The longest pause between two attempts to make a consumer.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What a check found.
+struct Checked {
+    info: StreamInfo,
+    /// The position when it was asked: reading went on meanwhile.
+    position: Position,
+    /// Of a filtered or bounded reading: how many messages wait at the consumer, and how many it
+    /// delivered.
+    consumer: Option<(u64, u64)>,
+}
+
+/// An open source.
+pub(super) struct Run {
+    pub(super) connection: Connection,
+    settings: Arc<Settings>,
+    stream: Arc<str>,
+    /// After the last message handed on.
+    position: Position,
+    /// The sequence of the last message taken into a batch.
+    taken: u64,
+    builder: BatchBuilder,
+    /// Headers as lines, reused from message to message.
+    headers: Vec<u8>,
+    reader: Option<Reader>,
+    reviving: Option<Work<Result<Reader, Fault>>>,
+    /// Attempts to make a consumer since the last message.
+    attempts: u32,
+    pull_bytes: u64,
+    checking: Option<Work<Result<Checked, Fault>>>,
+    check_at: Instant,
+    /// The last sequence before the first hole in the batch at hand.
+    hole_after: Option<u64>,
+    /// A batch with a hole, until it is known that nothing was lost there.
+    held: Option<RawBatch>,
+    /// What an earlier check saw gone, and after which message.
+    suspicion: Option<(u64, u64)>,
+    /// Nothing that passes the filter lies between `taken` and this.
+    clear_through: u64,
+    pending: u64,
+    bound: Option<u64>,
+    ended: bool,
+}
+
+impl Run {
+    pub(super) fn new(
+        connection: Connection,
+        settings: Arc<Settings>,
+        position: Position,
+        reader: Reader,
+        bound: Option<u64>,
+        clear_through: u64,
+    ) -> Self {
+        let stream: Arc<str> = settings.stream.as_str().into();
+        let ended = bound.is_some_and(|bound| position.ordinal >= bound || reader.pending == 0);
+        Self {
+            builder: BatchBuilder::new(stream.clone(), position.created),
+            taken: position.ordinal,
+            clear_through,
+            pending: reader.pending,
+            pull_bytes: reader.pull_bytes(),
+            reader: Some(reader),
+            check_at: Instant::now() + CHECK_EVERY,
+            headers: Vec::new(),
+            reviving: None,
+            attempts: 0,
+            checking: None,
+            hole_after: None,
+            held: None,
+            suspicion: None,
+            connection,
+            settings,
+            stream,
+            position,
+            bound,
+            ended,
+        }
+    }
+
+    /// The sequence of the last message handed on, and one up to which nothing more is to come.
+    pub(super) fn clear(&self) -> (u64, u64) {
+        (self.position.ordinal, self.clear_through)
+    }
+
+    pub(super) async fn close(self) {
+        if let Some(reader) = self.reader {
+            reader.close().await;
+            let _ =
+                tokio::time::timeout(Duration::from_secs(1), self.connection.client.flush()).await;
+        }
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Next, Fault> {
+        loop {
+            if let Some(batch) = self.checked_batch().await? {
+                return Ok(Next::Batch(batch));
+            }
+            if self.ended {
+                return Ok(Next::End);
+            }
+            self.revive().await?;
+            self.take_ready().await;
+            if self.builder.is_empty() {
+                self.start_due_check();
+                self.wait().await?;
+            }
+            if !self.builder.is_empty() {
+                let pending = Some(self.pending).filter(|pending| *pending != u64::MAX);
+                self.held = Some(self.builder.finish(pending));
+            }
+        }
+    }
+
+    /// The batch at hand, once it is known that the holes in it are deletions and not losses.
+    async fn checked_batch(&mut self) -> Result<Option<RawBatch>, Fault> {
+        if self.held.is_none() {
+            return Ok(None);
+        }
+        while let Some(hole_after) = self.hole_after {
+            // A check from before the hole proves nothing; taking the hole dropped it.
+            let checking =
+                self.checking.get_or_insert_with(|| check(&self.connection, &self.position, None));
+            let checked = checking.await;
+            self.checking = None;
+            match checked {
+                Err(fault) if fault.remedy == Remedy::Retry => {
+                    tracing::warn!(stream = %self.stream, %fault, "waiting to check a hole");
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    self.connection.connected().await;
+                }
+                checked => {
+                    let Checked { info, position, .. } = checked?;
+                    stream::check_identity(&info, &position)?;
+                    if info.first_seq > hole_after + 1 {
+                        return Err(stream::gone(&info, hole_after + 1, info.first_seq));
+                    }
+                    self.hole_after = None;
+                }
+            }
+        }
+        let batch = self.held.take();
+        if let Some(end) = batch.as_ref().and_then(RawBatch::end) {
+            self.position = end;
+        }
+        Ok(batch)
+    }
+
+    /// Makes a consumer where there is none. Waits for the server as long as it takes.
+    async fn revive(&mut self) -> Result<(), Fault> {
+        if self.reader.is_some() {
+            return Ok(());
+        }
+        let reviving = self.reviving.get_or_insert_with(|| {
+            Box::pin(make_reader(
+                self.connection.clone(),
+                self.settings.clone(),
+                self.position.clone(),
+                self.clear_through,
+                self.attempts,
+                self.pull_bytes,
+            ))
+        });
+        let made = reviving.await;
+        self.reviving = None;
+        self.attempts = self.attempts.saturating_add(1);
+        let mut reader = made?;
+        reader.heard_at = Instant::now();
+        tracing::info!(stream = %self.stream, after = self.taken, "reading goes on");
+        self.pending = reader.pending;
+        self.ended |= self.bound.is_some() && reader.pending == 0;
+        self.reader = Some(reader);
+        self.check_at = Instant::now() + CHECK_EVERY;
+        Ok(())
+    }
+
+    /// Takes what has arrived, without waiting for more.
+    async fn take_ready(&mut self) {
+        let Some(reader) = &mut self.reader else { return };
+        if let Err(why) = reader.pull().await {
+            return self.give_up(&why);
+        }
+        while !self.builder.is_full() && !self.ended {
+            let Some(reader) = &mut self.reader else { return };
+            // Without a budget: it would cut batches at 128 messages. A batch is bounded anyway.
+            match tokio::task::unconstrained(reader.inbox.next()).now_or_never() {
+                Some(Some(message)) => self.take(&message),
+                Some(None) => return self.give_up("the subscription ended"),
+                None => break,
+            }
+        }
+        if let Some(reader) = &mut self.reader
+            && !self.builder.is_empty()
+        {
+            reader.heard_at = Instant::now();
+        }
+    }
+
+    /// Waits for a message, a check, a new connection, or the next thing to do.
+    async fn wait(&mut self) -> Result<(), Fault> {
+        let Some(reader) = &mut self.reader else { return Ok(()) };
+        let (silent_at, check_at) = (reader.silent_at(), self.check_at);
+        let none_checking = self.checking.is_none();
+        let checking = async {
+            match &mut self.checking {
+                Some(checking) => checking.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            message = reader.inbox.next() => {
+                reader.heard_at = Instant::now();
+                match message {
+                    Some(message) => self.take(&message),
+                    None => self.give_up("the subscription ended"),
+                }
+            }
+            checked = checking => {
+                self.checking = None;
+                self.check_at = Instant::now() + CHECK_EVERY;
+                self.judge(checked)?;
+            }
+            Ok(()) = reader.connects.changed() => self.give_up("the connection was made anew"),
+            () = tokio::time::sleep_until(silent_at) => self.give_up("the server is silent"),
+            () = tokio::time::sleep_until(check_at), if none_checking => {}
+        }
+        Ok(())
+    }
+
+    /// Starts a check that is due; a result is taken in [`Run::wait`].
+    fn start_due_check(&mut self) {
+        if self.checking.is_none() && Instant::now() >= self.check_at {
+            let consumer = match &self.reader {
+                Some(reader) if self.bound.is_some() || !self.settings.subjects.is_empty() => {
+                    Some(reader.info_call())
+                }
+                _ => None,
+            };
+            self.checking = Some(check(&self.connection, &self.position, consumer));
+        }
+    }
+
+    fn judge(&mut self, checked: Result<Checked, Fault>) -> Result<(), Fault> {
+        let checked = match checked {
+            // The server is away: the silence will show it.
+            Err(fault) if fault.remedy == Remedy::Retry => return Ok(()),
+            checked => checked?,
+        };
+        stream::check_identity(&checked.info, &checked.position)?;
+        let delivered = self.reader.as_ref().map(Reader::delivered);
+        if let Some((0, at_server)) = checked.consumer
+            && delivered == Some(at_server)
+        {
+            // The stream was asked first, so nothing up to its end then is still to come.
+            self.clear_through = self.clear_through.max(checked.info.last_seq);
+            self.ended |= self.bound.is_some();
+        }
+        // Messages on their way to us may be gone from the stream already. Only if nothing came
+        // between two checks they are lost.
+        let gone = (checked.info.first_seq, self.taken);
+        let lost = gone.0 > self.taken.max(self.clear_through) + 1;
+        if lost && self.suspicion.is_some_and(|(_, taken)| taken == self.taken) {
+            return Err(stream::gone(&checked.info, self.taken + 1, gone.0));
+        }
+        self.suspicion = lost.then_some(gone);
+        Ok(())
+    }
+
+    fn take(&mut self, message: &Message) {
+        let Some(reader) = &mut self.reader else { return };
+        let delivery = match reader.hear(message) {
+            Heard::Message(delivery) => delivery,
+            Heard::Housekeeping => {
+                self.attempts = 0;
+                return;
+            }
+            Heard::Broken(why) => return self.give_up(&why),
+        };
+        let sequence = delivery.stream_sequence;
+        if sequence <= self.taken {
+            return;
+        }
+        if self.bound.is_some_and(|bound| sequence > bound) {
+            self.ended = true;
+            return;
+        }
+        if self.settings.subjects.is_empty() && sequence != self.taken + 1 {
+            self.hole_after.get_or_insert(self.taken);
+            self.checking = None;
+        }
+        self.headers.clear();
+        if let Some(headers) = &message.headers {
+            write_headers(headers, &mut self.headers);
+        }
+        let received_at_us = Some(delivery.time_ns.div_euclid(1000));
+        let subject = message.subject.as_bytes();
+        let (headers, payload) = (&self.headers, &message.payload);
+        self.builder.push(sequence, sequence, received_at_us, subject, headers, payload);
+        self.taken = sequence;
+        self.pending = delivery.pending;
+        self.attempts = 0;
+        if let Some(bound) = self.bound {
+            self.ended |= sequence >= bound;
+            if delivery.pending == 0 {
+                // The rest up to the bound is deleted or of other subjects: the server must say so.
+                self.checking = None;
+                self.check_at = Instant::now();
+            }
+        }
+    }
+
+    /// Throws the consumer away; the next one begins behind the last message taken.
+    fn give_up(&mut self, why: &str) {
+        tracing::warn!(stream = %self.stream, after = self.taken, why, "reading was interrupted");
+        if let Some(reader) = self.reader.take() {
+            self.pull_bytes = reader.pull_bytes();
+        }
+        self.checking = None;
+    }
+}
+
+/// Headers as `name:value\r\n` lines, by name: the client keeps them in no order, and the same log
+/// must give the same batches.
+fn write_headers(headers: &async_nats::HeaderMap, out: &mut Vec<u8>) {
+    let mut sorted: Vec<_> = headers.iter().collect();
+    sorted.sort_unstable_by_key(|(name, _)| AsRef::<[u8]>::as_ref(*name));
+    for (name, values) in sorted {
+        for value in values {
+            out.extend_from_slice(name.as_ref());
+            out.push(b':');
+            out.extend_from_slice(value.as_ref());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+fn check(
+    connection: &Connection,
+    position: &Position,
+    consumer: Option<String>,
+) -> Work<Result<Checked, Fault>> {
+    let (api, position) = (connection.api.clone(), position.clone());
+    Box::pin(async move {
+        let info = stream::info(&api, &position.stream).await?;
+        let consumer = match consumer {
+            // A consumer that is gone shows in its inbox.
+            Some(call) => api.call(&call, &Value::Null).await.ok().and_then(|answer| {
+                let delivered = answer["delivered"]["consumer_seq"].as_u64()?;
+                Some((answer["num_pending"].as_u64()?, delivered))
+            }),
+            None => None,
+        };
+        Ok(Checked { info, position, consumer })
+    })
+}
+
+/// Waits for the server, compares the stream with the position, and makes a consumer behind it.
+async fn make_reader(
+    connection: Connection,
+    settings: Arc<Settings>,
+    position: Position,
+    clear_through: u64,
+    mut attempts: u32,
+    pull_bytes: u64,
+) -> Result<Reader, Fault> {
+    let stream: Arc<str> = settings.stream.as_str().into();
+    loop {
+        if attempts > 0 {
+            let pause = Duration::from_millis(50) * 2_u32.saturating_pow(attempts.min(10));
+            tokio::time::sleep(pause.min(PAUSE_MAX)).await;
+        }
+        attempts = attempts.saturating_add(1);
+        connection.connected().await;
+        let made = async {
+            let info = stream::verify(&connection.api, &position, clear_through).await?;
+            let (filters, after) = (&settings.subjects, position.ordinal);
+            let reader = Reader::create(&connection, &stream, filters, after, pull_bytes).await?;
+            if reader.begins_after > after.max(clear_through) {
+                return Err(stream::gone(&info, after + 1, reader.begins_after + 1));
+            }
+            Ok(reader)
+        };
+        match made.await {
+            Err(fault) if fault.remedy == Remedy::Retry => {
+                tracing::warn!(%stream, %fault, "waiting for the server");
+            }
+            made => return made,
+        }
+    }
+}

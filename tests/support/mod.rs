@@ -1,0 +1,23 @@
+//! What whole-system tests stand on: real servers, the real binary, independent readers.
+
+pub(crate) mod nats_server;
+pub(crate) mod postgres;
+pub(crate) mod python;
+pub(crate) mod rows;
+pub(crate) mod stream;
+pub(crate) mod trading;
+pub(crate) mod waterwheel;
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take that takes milliseconds on an idle machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Polls until the condition holds; panics with `what` if it does not in time.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,12 @@
+//! Whole-system tests: the real binary against real servers, judged by independent readers.
+//!
+//! `cargo xtask test` finds or fetches what they need and runs them. Every test has servers, ports
+//! and directories of its own, so they may run side by side.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what it expected")]
+
+mod agreement;
+mod bad_input;
+mod cases;
+mod restart;
+mod support;
+mod workers;

@@ -1,0 +1,47 @@
+//! `cargo xtask test`: every test of the workspace, on real servers. Nothing is skipped: what is
+//! missing is fetched, or installed where that is possible, or the command fails.
+
+use std::path::PathBuf;
+
+use crate::Outcome;
+use crate::process;
+use crate::servers::postgres;
+use crate::tools;
+
+/// Passes the arguments on to `cargo test`.
+pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
+    let python = python()?;
+    let nats_server = tools::nats_server()?;
+    let postgres = postgres()?;
+    println!("nats-server  {}", nats_server.display());
+    println!("python       {}", python.display());
+    println!("postgres     {}", postgres.display());
+    process::run(
+        process::cargo()
+            .args(["test", "--workspace"])
+            .args(arguments)
+            .env("NATS_SERVER_BIN", nats_server)
+            .env("POSTGRES_BIN_DIR", postgres)
+            .env("WATERWHEEL_PYTHON", python),
+    )
+}
+
+fn python() -> Outcome<PathBuf> {
+    tools::python().or_else(|problem| {
+        if !tools::can_apt_install() {
+            return Err(problem);
+        }
+        tools::apt_install(&["python3-venv"])?;
+        tools::python()
+    })
+}
+
+fn postgres() -> Outcome<PathBuf> {
+    postgres::find().or_else(|problem| {
+        if !tools::can_apt_install() {
+            return Err(problem.into());
+        }
+        tools::apt_install(&["postgresql"])?;
+        Ok(postgres::find()?)
+    })
+}

@@ -152,7 +152,8 @@ fn payloads_are_kept(messages: &[Message], letters: &[Row]) {
             if is_text { ("payload", "payload_base64") } else { ("payload_base64", "payload") };
         assert_eq!(letter.get(other), Some(&Value::Null), "{other} of {sequence}");
         if is_text {
-            assert_eq!(text(letter, kept).as_bytes(), payload, "{kept} of {sequence}");
+            let is_kept = text(letter, kept).as_bytes() == payload.as_slice();
+            assert!(is_kept, "{kept} of {sequence} is not what was sent");
         } else {
             assert!(!text(letter, kept).is_empty(), "{kept} of {sequence}");
         }

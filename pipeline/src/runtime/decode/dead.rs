@@ -5,9 +5,9 @@ use waterwheel_config::value::{Row, Value};
 
 use crate::contract::batch::RawMessage;
 
-/// The most of a payload that a dead letter keeps: enough to see what it was, small enough for
-/// every sink (a NATS server takes 1 MiB in all).
-const PAYLOAD_BYTES_MAX: usize = 64 << 10;
+/// The most that a dead letter's payload may take once it is written as JSON: enough to keep all but
+/// outsize messages whole, small enough for every sink (a NATS server takes 1 MiB in all).
+const PAYLOAD_JSON_BYTES_MAX: usize = 512 << 10;
 
 /// Why a message is no event.
 #[derive(Debug)]
@@ -35,8 +35,9 @@ pub(super) fn dead_row(
 ) -> Row {
     let mut detail = letter.detail.clone();
     let mut kept = payload;
-    if payload.len() > PAYLOAD_BYTES_MAX {
-        kept = &payload[..PAYLOAD_BYTES_MAX];
+    let fitting = fitting_bytes(payload);
+    if fitting < payload.len() {
+        kept = &payload[..fitting];
         // Do not tear a character in two and so turn a text into base64.
         if let Err(error) = std::str::from_utf8(kept)
             && error.error_len().is_none()
@@ -64,4 +65,22 @@ pub(super) fn dead_row(
         text,
         base64,
     ])
+}
+
+/// How many of the first bytes fit, escapes included.
+fn fitting_bytes(payload: &[u8]) -> usize {
+    let mut room = PAYLOAD_JSON_BYTES_MAX;
+    for (at, byte) in payload.iter().enumerate() {
+        let cost = match byte {
+            0..=0x1f => 6,
+            // Bytes that are no text are written in base64, which takes a third more.
+            b'"' | b'\\' | 0x80.. => 2,
+            _ => 1,
+        };
+        if room < cost {
+            return at;
+        }
+        room -= cost;
+    }
+    payload.len()
 }

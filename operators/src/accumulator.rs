@@ -47,7 +47,8 @@ impl std::hash::Hasher for IdentityHasher {
     }
 }
 
-type Identities = BuildHasherDefault<IdentityHasher>;
+/// Builds hashers for identities.
+pub(crate) type Identities = BuildHasherDefault<IdentityHasher>;
 
 /// The state of one measure in one group.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ use super::Plan;
 use super::chain::{Chains, Path};
 use super::steps::{StepEvent, UserEvent};
 use super::totals::{PeriodKey, Totals};
+use crate::accumulator::Identities;
 
 /// The state of a funnel's users on one worker.
 pub(super) struct UserChains {
@@ -31,7 +32,7 @@ pub(super) struct UserChains {
 
 struct OpenPeriod {
     window: Window,
-    users: HashMap<u128, UserCell>,
+    users: HashMap<u128, UserCell, Identities>,
     /// The users whose events changed in the current epoch.
     touched: Vec<u128>,
     heap_bytes: usize,
@@ -91,7 +92,7 @@ impl UserChains {
         }
         let open = self.periods.entry(window.start).or_insert_with(|| OpenPeriod {
             window,
-            users: HashMap::new(),
+            users: HashMap::default(),
             touched: Vec::new(),
             heap_bytes: 0,
         });

@@ -33,13 +33,13 @@ use crate::contract::source::Until;
 use crate::graph::Deployment;
 
 /// An epoch is sealed at this many messages, so that memory stays bounded whatever `flush` says.
-const EPOCH_MESSAGES_MAX: usize = 64 * 1024;
+const EPOCH_MESSAGES_MAX: usize = 32 * 1024;
 
 /// Sealed and flowing epochs: one flows while the next is decoded.
 const EPOCHS_UNDER_WAY_MAX: usize = 3;
 
 /// Deliveries that an outlet has not taken yet.
-pub(super) const DELIVERIES_MAX: usize = 16;
+pub(super) const DELIVERIES_MAX: usize = 4;
 
 /// With nothing under way, an epoch need not wait for `flush`: it only lingers for the messages that
 /// come with it.

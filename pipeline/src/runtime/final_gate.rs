@@ -1,7 +1,8 @@
 //! Lets each row of an operator out once, when it can no longer change.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use hashbrown::HashMap;
 use timely::dataflow::channels::pact::Pipeline;
 use waterwheel_config::schema::Finality;
 use waterwheel_config::value::{Row, Value};

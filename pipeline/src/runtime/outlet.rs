@@ -1,12 +1,12 @@
 //! The outlet of one sink: gathers the changes of epochs while the sink is busy, and commits them
 //! as one; waits and recovers when the sink's server goes away.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use differential_dataflow::consolidation::consolidate;
+use hashbrown::HashSet;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use waterwheel_config::schema::SchemaRef;
@@ -257,9 +257,11 @@ fn changes(mut updates: Updates, schema: &SchemaRef) -> Changes {
     if gone.is_empty() {
         return changes;
     }
-    let written: HashSet<Vec<&Value>> =
-        changes.upserts.iter().map(|row| row.key(&schema.key).collect()).collect();
-    gone.retain(|row| !written.contains(&row.key(&schema.key).collect::<Vec<_>>()));
+    {
+        let written: HashSet<Vec<&Value>> =
+            changes.upserts.iter().map(|row| row.key(&schema.key).collect()).collect();
+        gone.retain(|row| !written.contains(&row.key(&schema.key).collect::<Vec<_>>()));
+    }
     changes.deletes = gone;
     changes
 }

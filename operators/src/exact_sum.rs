@@ -91,6 +91,17 @@ impl ExactSum {
         }
     }
 
+    /// The sum divided by a count: a double even where the sum is beyond their range.
+    pub(crate) fn mean(&self, count: i64) -> f64 {
+        const SCALE_BITS: i32 = 64;
+        match self {
+            Self::Wide(wide) if self.to_f64().is_infinite() => {
+                wide.to_f64_scaled(-SCALE_BITS) / count as f64 * 2f64.powi(SCALE_BITS)
+            }
+            _ => self.to_f64() / count as f64,
+        }
+    }
+
     fn widen(&mut self) -> &mut Wide {
         if let Self::Narrow(sum) = *self {
             let mut wide = Wide { limbs: vec![0; WIDE_LIMBS], additions: 0 };
@@ -185,6 +196,11 @@ impl Wide {
     }
 
     fn to_f64(&self) -> f64 {
+        self.to_f64_scaled(0)
+    }
+
+    /// The nearest double of the sum times two to the power of `bits`.
+    fn to_f64_scaled(&self, bits_up: i32) -> f64 {
         let mut exact = self.clone();
         exact.carry();
         let negative = exact.limbs.last().is_some_and(|last| *last < 0);
@@ -206,7 +222,7 @@ impl Wide {
         if exact.limbs[..low].iter().any(|limb| *limb != 0) {
             bits |= 1;
         }
-        let exponent = low as i32 * 32 - WIDE_UNIT_BITS;
+        let exponent = low as i32 * 32 - WIDE_UNIT_BITS + bits_up;
         // In two steps, since 2^exponent alone may leave the range of doubles.
         let half = exponent / 2;
         let magnitude = bits as f64 * 2f64.powi(half) * 2f64.powi(exponent - half);

@@ -10,6 +10,8 @@ mod expiring;
 mod key;
 mod measure;
 mod sketch;
+#[cfg(test)]
+mod testing;
 
 use waterwheel_pipeline::contract::operator::OperatorKind;
 

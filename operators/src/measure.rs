@@ -53,7 +53,7 @@ impl Reading {
                 Value::double(sum.to_f64())
             }
             (Self::Average, Accumulator::Sum { sum, count }) if *count > 0 => {
-                Value::double(sum.to_f64() / *count as f64)
+                Value::double(sum.mean(*count))
             }
             (Self::Extreme, Accumulator::Extreme { value, .. }) => {
                 value.clone().unwrap_or(Value::Null)

@@ -58,7 +58,11 @@ impl Sketch {
         }
         // The product of a decimal and a count may lie a hair above the whole number it means.
         let rank = ((q * count as f64 - 1e-9).ceil() as i64).clamp(1, count);
-        let middle = |bucket: i32| 2.0 * GAMMA.powi(bucket) / (GAMMA + 1.0);
+        // By its logarithm, since the edge of the last bucket lies beyond the range of doubles.
+        let middle = |bucket: i32| {
+            let logarithm = f64::from(bucket) * GAMMA.ln() + (2.0 / (GAMMA + 1.0)).ln();
+            logarithm.exp().min(f64::MAX)
+        };
         let mut seen = 0;
         for (bucket, count) in self.negative.iter().rev() {
             seen += count;

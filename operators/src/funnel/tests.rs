@@ -1,1 +1,385 @@
+//! Funnels against the rules of SPEC 4 read out step by step, at the end of every epoch, and against
+//! themselves under other workers, cuts and orders.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use waterwheel_config::units::parse_duration;
+use waterwheel_config::value::{Row, Value};
+use waterwheel_pipeline::graph::Deployment;
+
+use crate::testing::{
+    Accumulated, By, Cell, Event, Expected, ExpectedRows, Holds, Item, Kind, Measure, Message,
+    Model, Prefix, Random, Script, Step, Timeline, cases, check, deployment, minimise, naive, run,
+    shuffled,
+};
+
+/// A step: name, SQL, and the same by hand.
+type StepModel = (&'static str, &'static str, Holds);
+
+const STEPS: [StepModel; 8] = [
+    ("visit", "event_type = 'visit'", |e| Some(e.get("event_type").is_text("visit"))),
+    ("signup", "event_type = 'signup'", |e| Some(e.get("event_type").is_text("signup"))),
+    ("order", "event_type = 'order'", |e| Some(e.get("event_type").is_text("order"))),
+    ("fill", "event_type = 'fill'", |e| Some(e.get("event_type").is_text("fill"))),
+    // These overlap with the others and with each other.
+    ("any", "event_type IS NOT NULL", |e| Some(!e.get("event_type").is_null())),
+    ("big", "properties.amount > 2", |e| e.get("properties.amount").greater(2.0)),
+    ("dear", "properties.amount > 3", |e| e.get("properties.amount").greater(3.0)),
+    ("visit again", "event_type = 'visit'", |e| Some(e.get("event_type").is_text("visit"))),
+];
+
+const CONDITIONS: [Option<(&str, Holds)>; 3] = [
+    None,
+    None,
+    Some(("properties.amount IS NOT NULL", |e| Some(!e.get("properties.amount").is_null()))),
+];
+
+/// What of an item counts in a funnel.
+#[derive(Clone, Debug)]
+struct Entry {
+    user: String,
+    time_us: i64,
+    source: usize,
+    sequence: u64,
+    steps: Vec<usize>,
+}
+
+/// A funnel.
+#[derive(Clone)]
+struct Funnel {
+    from: Vec<&'static str>,
+    time: &'static str,
+    by: &'static str,
+    zone: Tz,
+    condition: Option<(&'static str, Holds)>,
+    steps: Vec<StepModel>,
+    within: &'static str,
+    window: &'static str,
+}
+
+impl Funnel {
+    fn toml(&self, name: &str) -> String {
+        let from: Vec<String> = self.from.iter().map(|from| format!("\"{from}\"")).collect();
+        let mut toml =
+            format!("[operators.{name}]\ntype = \"funnel\"\nfrom = [{}]\n", from.join(", "));
+        if self.time != "timestamp" {
+            toml += &format!("time = \"{}\"\n", self.time);
+        }
+        if self.by != "user_id" {
+            toml += &format!("by = \"{}\"\n", self.by);
+        }
+        if self.zone != Tz::UTC {
+            toml += &format!("timezone = \"{}\"\n", self.zone.name());
+        }
+        if let Some((condition, _)) = self.condition {
+            toml += &format!("where = \"{condition}\"\n");
+        }
+        let step =
+            |(name, sql, _): &StepModel| format!("{{ name = \"{name}\", where = \"{sql}\" }}");
+        let steps: Vec<String> = self.steps.iter().map(step).collect();
+        let steps = steps.join(", ");
+        toml + &format!(
+            "steps = [{steps}]\nwithin = \"{}\"\nwindow = \"{}\"\n",
+            self.within, self.window
+        )
+    }
+
+    fn passes(&self, item: &dyn Item) -> bool {
+        self.condition.is_none_or(|(_, holds)| holds(item) == Some(true))
+    }
+
+    fn entry(&self, item: &dyn Item, source: usize, sequence: u64) -> Option<Entry> {
+        let Cell::Time(time_us) = item.get(self.time) else { return None };
+        let matches = |step: &usize| self.steps[*step].2(item) == Some(true);
+        let steps: Vec<usize> = (0..self.steps.len()).filter(matches).collect();
+        let user = item.get(self.by).canonical()?;
+        self.passes(item).then_some(Entry { user, time_us, source, sequence, steps })
+    }
+
+    fn is_dead(&self, event: &Event) -> bool {
+        self.passes(event) && event.get(self.by).canonical().is_some_and(|user| user.len() > 1024)
+    }
+
+    /// The rows of all entries.
+    fn expected(&self, entries: &[Entry]) -> ExpectedRows {
+        let mut users: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+        for entry in entries {
+            users.entry(&entry.user).or_default().push(entry);
+        }
+        let mut paths: BTreeMap<(i64, i64), Vec<Vec<i64>>> = BTreeMap::new();
+        for mut entries in users.into_values() {
+            entries.sort_by_key(|entry| {
+                let lowest = entry.steps.first().copied().unwrap_or(usize::MAX);
+                (entry.time_us, lowest, entry.source, entry.sequence)
+            });
+            let periods: BTreeSet<(i64, i64)> = entries
+                .iter()
+                .map(|entry| naive::window(self.window, self.zone, entry.time_us))
+                .collect();
+            for period in periods {
+                if let Some(path) = self.path(&entries, period) {
+                    paths.entry(period).or_default().push(path);
+                }
+            }
+        }
+        paths.into_iter().flat_map(|(period, paths)| self.rows(period, &paths)).collect()
+    }
+
+    /// The path of a user in a period: the rule of SPEC 4, word by word.
+    fn path(&self, entries: &[&Entry], (start_us, end_us): (i64, i64)) -> Option<Vec<i64>> {
+        let within_us = parse_duration(self.within).expect("a duration");
+        let mut chains: Vec<Option<Vec<i64>>> = vec![None; self.steps.len()];
+        let mut best: Option<Vec<i64>> = None;
+        for entry in entries {
+            for &step in entry.steps.iter().rev() {
+                if step == 0 {
+                    if (start_us..end_us).contains(&entry.time_us) {
+                        chains[0] = Some(vec![entry.time_us]);
+                    } else {
+                        continue;
+                    }
+                } else if let Some(before) = chains[step - 1].clone()
+                    && entry.time_us - before[0] <= within_us
+                {
+                    chains[step] = Some(before.into_iter().chain([entry.time_us]).collect());
+                } else {
+                    continue;
+                }
+                if best.as_ref().is_none_or(|best| best.len() < step + 1) {
+                    best.clone_from(&chains[step]);
+                }
+            }
+        }
+        best
+    }
+
+    fn rows(&self, (start_us, end_us): (i64, i64), paths: &[Vec<i64>]) -> ExpectedRows {
+        let users = |step: usize| paths.iter().filter(|path| path.len() > step).count();
+        let ratio = |part: usize, whole: usize| (whole > 0).then(|| part as f64 / whole as f64);
+        let average = |step: usize, from: fn(&[i64], usize) -> i64| {
+            let reached = paths.iter().filter(|path| path.len() > step);
+            let times: Vec<f64> =
+                reached.map(|path| (path[step] - from(path, step)) as f64).collect();
+            let mean = (!times.is_empty()).then(|| times.iter().sum::<f64>() / times.len() as f64);
+            Expected::near(mean.filter(|_| step > 0).map(|mean_us| mean_us / 1e6))
+        };
+        let row = |(step, (name, _, _)): (usize, &StepModel)| {
+            let conversion =
+                if step == 0 { Some(1.0) } else { ratio(users(step), users(step - 1)) };
+            let row = vec![
+                Expected::Is(Value::Timestamp(start_us)),
+                Expected::Is(Value::Timestamp(end_us)),
+                Expected::bigint(step as i64 + 1),
+                Expected::Is(Value::text(name)),
+                Expected::bigint(users(step) as i64),
+                Expected::near(conversion),
+                Expected::near(conversion.map(|conversion| 1.0 - conversion)),
+                Expected::near(ratio(users(step), users(0))),
+                average(step, |path, step| path[step.saturating_sub(1)]),
+                average(step, |path, _| path[0]),
+            ];
+            (vec![Value::Timestamp(start_us), Value::Bigint(step as i64 + 1)], row)
+        };
+        self.steps.iter().enumerate().map(row).collect()
+    }
+}
+
+/// A funnel over sources, with what it needs.
+struct Case {
+    funnel: Funnel,
+    lateness: Vec<&'static str>,
+    deployment: Arc<Deployment>,
+}
+
+impl Case {
+    fn random(random: &mut Random) -> Self {
+        let sources = 1 + usize::from(random.once_in(3));
+        let lateness: Vec<_> =
+            (0..sources).map(|_| random.pick(&["0s", "1s", "30s", "10m", "1d"])).collect();
+        let funnel = Funnel {
+            from: ["events0", "events1"][..sources].to_vec(),
+            time: "timestamp",
+            by: random.pick(&["user_id", "session_id"]),
+            zone: random.pick(&[Tz::UTC, Tz::Europe__Berlin, Tz::America__New_York]),
+            condition: random.pick(&CONDITIONS),
+            steps: random.some(&STEPS, 2, 5),
+            within: random.pick(&["0s", "10s", "5m", "1h", "1d", "1w"]),
+            window: random.pick(&["1m", "15m", "1h", "1d", "1w", "1mo"]),
+        };
+        let deployment = deployment(&lateness, &funnel.toml("steps")).expect("a deployment");
+        Self { funnel, lateness, deployment }
+    }
+
+    fn lateness_us(&self) -> Vec<i64> {
+        self.lateness.iter().map(|text| parse_duration(text).expect("a duration")).collect()
+    }
+
+    fn check(&self, workers: usize, script: &Script) -> Result<(), String> {
+        let is_dead = |event: &Event| self.funnel.is_dead(event);
+        let expected = &mut |prefix: &Prefix| {
+            let entry = |event: &Event| self.funnel.entry(event, event.source, event.sequence);
+            let entries: Vec<Entry> = prefix.events.iter().filter_map(entry).collect();
+            vec![self.funnel.expected(&entries)]
+        };
+        check(&self.deployment, workers, script, &is_dead, expected).map(|_| ())
+    }
+
+    fn describe(&self, failure: String) -> String {
+        format!("{}lateness {:?}\n{failure}", self.funnel.toml("steps"), self.lateness)
+    }
+}
+
+/// A log of a few users.
+fn log(random: &mut Random, count: usize, zone: Tz, lateness_us: &[i64]) -> Vec<Message> {
+    const USERS: [&str; 8] = ["\"u1\"", "\"u2\"", "\"u3\"", "1", "1.0", "\"1\"", "null", "true"];
+    let first = Timeline::new(random, zone, lateness_us[0]);
+    let mut timelines: Vec<Timeline> =
+        lateness_us.iter().map(|lateness_us| first.clone().with_lateness(*lateness_us)).collect();
+    let users = 1 + random.below(USERS.len());
+    let has_bad_messages = random.once_in(4);
+    let message = |sequence| {
+        let source = random.below(timelines.len());
+        let time_us = timelines[source].next(random);
+        let mut user = random.pick(&USERS[..users]).to_string();
+        if has_bad_messages && random.once_in(15) {
+            user = format!("\"{}\"", "u".repeat(random.pick(&[1024, 1025])));
+        }
+        let kind = random.pick(&["visit", "visit", "signup", "order", "fill", "other"]);
+        let amount = random.pick(&["1", "2.5", "3", "4", "null", "\"5\"", "true"]);
+        let payload = format!(
+            "{{\"timestamp\":{},\"event_type\":\"{kind}\",\"user_id\":{user},\"session_id\":{},\
+             \"properties\":{{\"amount\":{amount}}}}}",
+            Timeline::spell(time_us, random),
+            random.pick(&USERS[..users])
+        );
+        let received_at_us = Some(time_us);
+        Message { source, sequence, subject: "a.b".to_owned(), received_at_us, payload }
+    };
+    (1..=count as u64).map(message).collect()
+}
+
+#[test]
+fn every_epoch_equals_the_rules() {
+    cases("every epoch equals the rules", 400, |random| {
+        let case = Case::random(random);
+        let count = random.pick(&[5, 20, 60, 120]);
+        let log = log(random, count, case.funnel.zone, &case.lateness_us());
+        let script = Script::random(&log, random);
+        let workers = 1 + random.below(3);
+        minimise(&script, |script| case.check(workers, script))
+            .map_err(|failure| case.describe(format!("{workers} workers\n{failure}")))
+    });
+}
+
+#[test]
+fn workers_cuts_and_orders_do_not_show() {
+    cases("workers, cuts and orders do not show", 100, |random| {
+        let case = Case::random(random);
+        let log = log(random, 60, case.funnel.zone, &case.lateness_us());
+        let final_rows = |workers, script: &Script| -> Result<Vec<Row>, String> {
+            let mut out = Accumulated::default();
+            for epoch in run(&case.deployment, workers, script)?.epochs {
+                out.apply(&epoch.changes[0]);
+            }
+            out.rows()
+        };
+        let wanted = final_rows(1, &Script::random(&log, random))?;
+        for workers in [1, 2, 3] {
+            let is_dead = |event: &Event| case.funnel.is_dead(event);
+            let log = shuffled(&log, &case.lateness_us(), &is_dead, random);
+            let script = Script::random(&log, random);
+            let found = final_rows(workers, &script)?;
+            if found != wanted {
+                let failure = format!("{workers} workers\n{found:#?}\n{wanted:#?}\n{script}");
+                return Err(case.describe(failure));
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Rows of an aggregate as the events of a funnel: they change their steps, and are taken back.
+#[test]
+fn a_funnel_over_changing_rows_equals_the_rules() {
+    // Each row is in one step at most, since rows have no sequence that a test could know.
+    const ROW_STEPS: [StepModel; 3] = [
+        ("one", "trades = 1", |r| Some(r.get("trades") == Cell::Integer(1))),
+        ("two", "trades = 2", |r| Some(r.get("trades") == Cell::Integer(2))),
+        ("more", "trades > 2", |r| r.get("trades").greater(2.0)),
+    ];
+    cases("a funnel over changing rows equals the rules", 150, |random| {
+        let lateness = random.pick(&["0s", "30s", "10m"]);
+        let model = Model {
+            from: vec!["events0"],
+            time: "timestamp",
+            zone: Tz::Europe__Berlin,
+            windows: random.pick(&[vec!["1m"], vec!["10m", "15m"], vec!["1d"]]),
+            condition: None,
+            by: vec![By::text("user_id", "user_id", |e, _| e.get("user_id"))],
+            measures: vec![Measure::new("trades", "count(*)", Kind::Count, |_, _| {
+                Cell::Boolean(true)
+            })],
+        };
+        let mut steps = ROW_STEPS.to_vec();
+        if random.once_in(2) {
+            steps.reverse();
+        }
+        let funnel = Funnel {
+            from: vec!["per_user"],
+            time: random.pick(&["window_start", "window_end"]),
+            by: "user_id",
+            zone: random.pick(&[Tz::UTC, Tz::Europe__Berlin]),
+            condition: None,
+            steps,
+            within: random.pick(&["0s", "5m", "1h", "1d", "1w"]),
+            window: random.pick(&["1m", "1h", "1d", "1mo"]),
+        };
+        let operators = model.toml("per_user") + &funnel.toml("steps");
+        let deployment = deployment(&[lateness], &operators).expect("a deployment");
+        let expected = |prefix: &Prefix| {
+            let contributions: Vec<_> =
+                prefix.events.iter().filter_map(|event| model.contribution(event)).collect();
+            let rows = model.expected(&contributions);
+            let entries: Vec<Entry> =
+                model.items(&rows).iter().filter_map(|row| funnel.entry(row, 0, 0)).collect();
+            let steps = funnel.expected(&entries);
+            vec![rows, steps]
+        };
+        let count = random.pick(&[8, 40, 80]);
+        let log = log(random, count, Tz::Europe__Berlin, &[parse_duration(lateness)?]);
+        let script = Script::random(&log, random);
+        let workers = 1 + random.below(3);
+        let is_dead = |event: &Event| model.is_dead(event);
+        let check = |script: &Script| {
+            check(&deployment, workers, script, &is_dead, &mut |prefix| expected(prefix))
+                .map(|_| ())
+        };
+        minimise(&script, check).map_err(|failure| {
+            format!("{operators}lateness {lateness}\n{workers} workers\n{failure}")
+        })
+    });
+}
+
+#[test]
+fn state_goes_with_the_periods() {
+    cases("state goes with the periods", 30, |random| {
+        let case = Case::random(random);
+        let log = log(random, 60, case.funnel.zone, &case.lateness_us());
+        let mut script = Script::random(&log, random);
+        // Long after, an event per source that belongs to nobody.
+        for source in 0..case.lateness.len() {
+            let payload = "{\"timestamp\":4000000000000000}".to_owned();
+            let message = Message { source, sequence: 1_000, payload, ..Message::default() };
+            script.steps.push(Step::Message(message));
+        }
+        script.steps.push(Step::Epoch);
+        (script.is_final, script.in_flight) = (false, 0);
+        let run = run(&case.deployment, 2, &script)?;
+        match run.epochs.last().map(|epoch| epoch.state_bytes[0]) {
+            Some(0) => Ok(()),
+            left => Err(case.describe(format!("{left:?} bytes are left\n{script}"))),
+        }
+    });
+}

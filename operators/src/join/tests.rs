@@ -1,1 +1,448 @@
+//! Joins against all pairs of a log, at the end of every epoch, and against themselves under other
+//! workers, cuts and orders.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use waterwheel_config::units::parse_duration;
+use waterwheel_config::value::{ColumnType, Row, Value};
+use waterwheel_pipeline::graph::Deployment;
+
+use crate::testing::{
+    Accumulated, By, Cell, Event, Expected, ExpectedRows, Holds, Item, Kind, Measure, Message,
+    Model, Prefix, Random, RowItem, Script, Step, Timeline, cases, check, deployment, minimise,
+    run, shuffled,
+};
+
+/// What a pair brings out beside its keys: SQL, and the same by hand.
+type Select = (&'static str, &'static str, fn(&dyn Item, &dyn Item) -> Expected);
+
+const SELECT: [Select; 7] = [
+    ("latency_ms", "millis(right.timestamp - left.timestamp)", |left, right| {
+        let apart_us = time(right) - time(left);
+        Expected::near(Some(apart_us as f64 / 1_000.0))
+    }),
+    ("price", "left.properties.price", |left, _| {
+        Expected::Is(left.get("properties.price").text_value())
+    }),
+    ("slip", "right.properties.price - left.properties.price", |left, right| {
+        let price = |side: &dyn Item| side.get("properties.price").double();
+        Expected::near(price(right).zip(price(left)).map(|(right, left)| right - left))
+    }),
+    ("kind", "right.event_type", |_, right| Expected::Is(right.get("event_type").text_value())),
+    ("placed_at", "left.timestamp", |left, _| Expected::Is(Value::Timestamp(time(left)))),
+    ("is_same", "left.user_id = right.user_id", |left, right| {
+        // The users are texts or NULL.
+        match (left.get("user_id"), right.get("user_id")) {
+            (Cell::Text(a), Cell::Text(b)) => Expected::Is(Value::Boolean(a == b)),
+            _ => Expected::Is(Value::Null),
+        }
+    }),
+    ("filler", "coalesce(right.user_id, left.user_id, 'nobody')", |left, right| {
+        let users = [right.get("user_id"), left.get("user_id"), Cell::text("nobody")];
+        Expected::Is(
+            users.into_iter().find(|user| !user.is_null()).unwrap_or(Cell::Null).text_value(),
+        )
+    }),
+];
+
+fn time(item: &dyn Item) -> i64 {
+    match item.get("timestamp") {
+        Cell::Time(micros) => micros,
+        other => panic!("{other:?} is no time"),
+    }
+}
+
+const CONDITIONS: [Option<(&str, Holds)>; 4] = [
+    None,
+    Some(("event_type = 'order.placed'", |e| Some(e.get("event_type").is_text("order.placed")))),
+    Some(("event_type = 'order.filled'", |e| Some(e.get("event_type").is_text("order.filled")))),
+    Some(("properties.price > 2", |e| e.get("properties.price").greater(2.0))),
+];
+
+/// The setting and the bounds `(before, after)` in milliseconds.
+const WITHIN: [(&str, i64, i64); 8] = [
+    ("\"30s\"", 0, 30_000),
+    ("\"0s\"", 0, 0),
+    ("\"5m\"", 0, 300_000),
+    ("\"1d\"", 0, 86_400_000),
+    ("{ before = \"5s\", after = \"30s\" }", 5_000, 30_000),
+    ("{ before = \"10m\" }", 600_000, 0),
+    ("{ before = \"1h\", after = \"1h\" }", 3_600_000, 3_600_000),
+    ("{ after = \"500ms\" }", 0, 500),
+];
+
+/// The setting, and the fields on the left and on the right.
+const ON: [(&str, &str, &str); 3] = [
+    ("\"correlation_id\"", "correlation_id", "correlation_id"),
+    ("\"user_id\"", "user_id", "user_id"),
+    ("{ left = \"correlation_id\", right = \"causation_id\" }", "correlation_id", "causation_id"),
+];
+
+/// One item of a side.
+#[derive(Clone)]
+struct Sided<I> {
+    time_us: i64,
+    on: Option<String>,
+    key: String,
+    id: Value,
+    item: I,
+}
+
+/// All pairs of items with one key within the bound.
+fn pairs<L: Item, R: Item>(
+    left: &[Sided<L>],
+    right: &[Sided<R>],
+    (before_ms, after_ms): (i64, i64),
+    select: &[Select],
+) -> ExpectedRows {
+    let mut rows = ExpectedRows::new();
+    for left in left {
+        for right in right {
+            let apart_us = right.time_us - left.time_us;
+            let is_near = (-before_ms * 1_000..=after_ms * 1_000).contains(&apart_us);
+            if left.on.is_none() || left.on != right.on || !is_near {
+                continue;
+            }
+            let key = vec![Value::text(&left.key), Value::text(&right.key)];
+            let head = [
+                key[0].clone(),
+                key[1].clone(),
+                left.id.clone(),
+                right.id.clone(),
+                Value::Timestamp(left.time_us.max(right.time_us)),
+                Value::Boolean(true),
+            ];
+            let selected = select.iter().map(|(_, _, get)| get(&left.item, &right.item));
+            rows.insert(key, head.into_iter().map(Expected::Is).chain(selected).collect());
+        }
+    }
+    rows
+}
+
+/// A join of sources.
+struct Case {
+    lateness: Vec<&'static str>,
+    sides: [(usize, Option<(&'static str, Holds)>); 2],
+    on: (&'static str, &'static str, &'static str),
+    within: (&'static str, i64, i64),
+    select: Vec<Select>,
+    operator: String,
+    deployment: Arc<Deployment>,
+}
+
+impl Case {
+    fn random(random: &mut Random) -> Self {
+        let sources = 1 + random.below(2);
+        let lateness: Vec<_> =
+            (0..sources).map(|_| random.pick(&["0s", "1s", "30s", "10m"])).collect();
+        let mut side = |index: usize| (index % sources, random.pick(&CONDITIONS));
+        let sides = [side(0), side(1)];
+        let (on, within) = (random.pick(&ON), random.pick(&WITHIN));
+        let select = random.some(&SELECT, 0, 4);
+        let table = |(source, condition): (usize, Option<(&str, Holds)>)| match condition {
+            Some((condition, _)) => {
+                format!("{{ from = \"events{source}\", where = \"{condition}\" }}")
+            }
+            None => format!("{{ from = \"events{source}\" }}"),
+        };
+        let mut operator = format!(
+            "[operators.pairs]\ntype = \"join\"\nleft = {}\nright = {}\non = {}\nwithin = {}\n",
+            table(sides[0]),
+            table(sides[1]),
+            on.0,
+            within.0
+        );
+        for (alias, sql, _) in &select {
+            operator += &format!("select.{alias} = \"{sql}\"\n");
+        }
+        let deployment = deployment(&lateness, &operator).expect("a deployment");
+        Self { lateness, sides, on, within, select, operator, deployment }
+    }
+
+    fn lateness_us(&self) -> Vec<i64> {
+        self.lateness.iter().map(|text| parse_duration(text).expect("a duration")).collect()
+    }
+
+    fn log(&self, random: &mut Random, count: usize) -> Vec<Message> {
+        log(random, count, &self.lateness_us())
+    }
+
+    /// The events of a side.
+    fn side(&self, side: usize, events: &[Event]) -> Vec<Sided<Event>> {
+        let (source, condition) = self.sides[side];
+        let on = if side == 0 { self.on.1 } else { self.on.2 };
+        let passes = |event: &&Event| {
+            let holds = condition.is_none_or(|(_, holds)| holds(*event) == Some(true));
+            event.source == source && holds
+        };
+        events.iter().filter(passes).map(|event| sided(event, on)).collect()
+    }
+
+    fn is_dead(&self, event: &Event) -> bool {
+        (0..2).any(|side| {
+            let sided = self.side(side, std::slice::from_ref(event));
+            sided.iter().any(|sided| sided.on.as_ref().is_some_and(|on| on.len() > 1024))
+        })
+    }
+
+    fn check(&self, workers: usize, script: &Script) -> Result<(), String> {
+        let is_dead = |event: &Event| self.is_dead(event);
+        let expected = &mut |prefix: &Prefix| {
+            let [left, right] = [0, 1].map(|side| self.side(side, &prefix.events));
+            vec![pairs(&left, &right, (self.within.1, self.within.2), &self.select)]
+        };
+        check(&self.deployment, workers, script, &is_dead, expected).map(|_| ())
+    }
+
+    fn describe(&self, failure: String) -> String {
+        format!("{}lateness {:?}\n{failure}", self.operator, self.lateness)
+    }
+}
+
+fn sided(event: &Event, on: &str) -> Sided<Event> {
+    Sided {
+        time_us: event.timestamp_us,
+        on: event.get(on).canonical(),
+        key: event.key(),
+        id: event.get("id").text_value(),
+        item: event.clone(),
+    }
+}
+
+/// A log with few keys, so that many match.
+fn log(random: &mut Random, count: usize, lateness_us: &[i64]) -> Vec<Message> {
+    let first = Timeline::new(random, Tz::UTC, lateness_us[0]);
+    let mut timelines: Vec<Timeline> =
+        lateness_us.iter().map(|lateness_us| first.clone().with_lateness(*lateness_us)).collect();
+    let keys = 1 + random.below(12);
+    let has_bad_messages = random.once_in(4);
+    (1..=count as u64)
+        .map(|sequence| {
+            let source = random.below(timelines.len());
+            let time_us = timelines[source].next(random);
+            let mut payload = payload(random, time_us, keys);
+            if has_bad_messages && random.once_in(10) {
+                let long = "k".repeat(random.pick(&[1024, 1025]));
+                payload = match random.below(3) {
+                    0 => "{".to_owned(),
+                    1 => {
+                        format!("{},\"correlation_id\":\"{long}\"}}", &payload[..payload.len() - 1])
+                    }
+                    _ => format!("{},\"causation_id\":\"{long}\"}}", &payload[..payload.len() - 1]),
+                };
+            }
+            let received_at_us = Some(time_us);
+            Message { source, sequence, subject: "a.b".to_owned(), received_at_us, payload }
+        })
+        .collect()
+}
+
+fn payload(random: &mut Random, time_us: i64, keys: usize) -> String {
+    const KEYS: [&str; 12] = [
+        "\"c1\"",
+        "\"c2\"",
+        "1",
+        "1.0",
+        "\"1\"",
+        "null",
+        "true",
+        "\"true\"",
+        "0",
+        "-0.0",
+        "\"\"",
+        "\"\\u0000\"",
+    ];
+    let mut key = || random.pick(&KEYS[..keys]).to_string();
+    let (correlation, causation) = (key(), key());
+    let kind = random.pick(&["\"order.placed\"", "\"order.filled\"", "\"quote\"", "null", "3"]);
+    let user = random.pick(&["\"u1\"", "\"u2\"", "null"]);
+    let price = random.pick(&["1", "2.5", "3", "\"4\"", "null", "true", "100.25", "\"x\""]);
+    let id = match random.below(4) {
+        0 => String::new(),
+        _ => format!("\"id\":{},", random.below(50)),
+    };
+    let timestamp = Timeline::spell(time_us, random);
+    format!(
+        "{{{id}\"timestamp\":{timestamp},\"event_type\":{kind},\"user_id\":{user},\
+         \"correlation_id\":{correlation},\"causation_id\":{causation},\
+         \"properties\":{{\"price\":{price}}}}}"
+    )
+}
+
+#[test]
+fn every_epoch_equals_all_pairs() {
+    cases("every epoch equals all pairs", 400, |random| {
+        let case = Case::random(random);
+        let count = random.pick(&[5, 20, 60]);
+        let log = case.log(random, count);
+        let script = Script::random(&log, random);
+        let workers = 1 + random.below(3);
+        minimise(&script, |script| case.check(workers, script))
+            .map_err(|failure| case.describe(format!("{workers} workers\n{failure}")))
+    });
+}
+
+#[test]
+fn workers_cuts_and_orders_do_not_show() {
+    cases("workers, cuts and orders do not show", 80, |random| {
+        let case = Case::random(random);
+        let log = case.log(random, 50);
+        let final_rows = |workers, script: &Script| -> Result<Vec<Row>, String> {
+            let mut out = Accumulated::default();
+            for epoch in run(&case.deployment, workers, script)?.epochs {
+                out.apply(&epoch.changes[0]);
+            }
+            out.rows()
+        };
+        let wanted = final_rows(1, &Script::random(&log, random))?;
+        for workers in [1, 2, 3] {
+            let is_dead = |event: &Event| case.is_dead(event);
+            let log = shuffled(&log, &case.lateness_us(), &is_dead, random);
+            let script = Script::random(&log, random);
+            let found = final_rows(workers, &script)?;
+            if found != wanted {
+                let failure = format!("{workers} workers\n{found:#?}\n{wanted:#?}\n{script}");
+                return Err(case.describe(failure));
+            }
+        }
+        Ok(())
+    });
+}
+
+/// A join whose left side is an aggregate, so that rows change and disappear, and an aggregate that
+/// reads the join.
+#[test]
+fn a_join_of_changing_rows_equals_the_recompute() {
+    const SELECT_ROWS: [Select; 2] = [
+        ("trades", "left.trades", |left, _| match left.get("trades") {
+            Cell::Integer(trades) => Expected::bigint(trades as i64),
+            _ => Expected::Is(Value::Null),
+        }),
+        ("price", "cast(right.properties.price as double)", |_, right| {
+            let price = right.get("properties.price");
+            let flag = price.truth().map(|flag| f64::from(u8::from(flag)));
+            Expected::near(price.double().or(flag))
+        }),
+    ];
+    cases("a join of changing rows equals the recompute", 150, |random| {
+        let lateness = random.pick(&["0s", "30s", "10m"]);
+        let model = Model {
+            from: vec!["events0"],
+            time: "timestamp",
+            zone: Tz::Europe__Berlin,
+            windows: random.pick(&[vec!["1m"], vec!["1h", "1m"], vec!["1d"]]),
+            condition: None,
+            by: vec![By::text("user_id", "user_id", |e, _| e.get("user_id"))],
+            measures: vec![Measure::new("trades", "count(*)", Kind::Count, |_, _| {
+                Cell::Boolean(true)
+            })],
+        };
+        let second = Model {
+            from: vec!["pairs"],
+            time: "timestamp",
+            zone: Tz::UTC,
+            windows: random.pick(&[vec!["1m"], vec!["15m", "1d"]]),
+            condition: None,
+            by: vec![By {
+                alias: "trades",
+                sql: "trades",
+                kind: ColumnType::Bigint,
+                get: |r, _| r.get("trades"),
+            }],
+            measures: vec![
+                Measure::new("pairs", "count(*)", Kind::Count, |_, _| Cell::Boolean(true)),
+                Measure::new("total", "sum(price)", Kind::Sum, |r, _| r.get("price")),
+                Measure::new("high", "max(price)", Kind::Greatest(ColumnType::Double), |r, _| {
+                    r.get("price")
+                }),
+                Measure::new("prices", "count(distinct price)", Kind::Distinct, |r, _| {
+                    r.get("price")
+                }),
+            ],
+        };
+        let within = random.pick(&WITHIN);
+        let pairs_toml = format!(
+            "[operators.pairs]\ntype = \"join\"\nleft = {{ from = \"per_user\", where = \"trades > 1\" }}\n\
+             right = {{ from = \"events0\" }}\non = \"user_id\"\nwithin = {}\n\
+             select.trades = \"left.trades\"\nselect.price = \"cast(right.properties.price as double)\"\n",
+            within.0
+        );
+        let operators = model.toml("per_user") + &pairs_toml + &second.toml("totals");
+        let deployment = deployment(&[lateness], &operators).expect("a deployment");
+        let expected = |prefix: &Prefix| {
+            let contributions: Vec<_> =
+                prefix.events.iter().filter_map(|event| model.contribution(event)).collect();
+            let rows = model.expected(&contributions);
+            let left: Vec<Sided<RowItem>> = model
+                .items(&rows)
+                .into_iter()
+                .zip(rows.keys())
+                .filter(|(item, _)| item.get("trades").greater(1.0) == Some(true))
+                .map(|(item, key)| row_sided(item, key))
+                .collect();
+            let right: Vec<Sided<Event>> =
+                prefix.events.iter().map(|event| sided(event, "user_id")).collect();
+            let matched = pairs(&left, &right, (within.1, within.2), &SELECT_ROWS);
+            let names = ["timestamp", "trades", "price"];
+            let item = |row: &Vec<Expected>| {
+                let columns = [4, 6, 7].map(|column| Cell::from_value(&row[column].value()));
+                RowItem(names.into_iter().zip(columns).collect::<BTreeMap<_, _>>())
+            };
+            let contributions: Vec<_> =
+                matched.values().filter_map(|row| second.contribution(&item(row))).collect();
+            let totals = second.expected(&contributions);
+            vec![rows, matched, totals]
+        };
+        let lateness_us = parse_duration(lateness)?;
+        let count = random.pick(&[8, 40]);
+        let log = log(random, count, &[lateness_us]);
+        let script = Script::random(&log, random);
+        let workers = 1 + random.below(3);
+        let check = |script: &Script| {
+            check(&deployment, workers, script, &|_| false, &mut |prefix| expected(prefix))
+                .map(|_| ())
+        };
+        minimise(&script, check).map_err(|failure| {
+            format!("{operators}lateness {lateness}\n{workers} workers\n{failure}")
+        })
+    });
+}
+
+fn row_sided(item: RowItem, key: &[Value]) -> Sided<RowItem> {
+    let key: Vec<String> = key.iter().map(Value::to_plain).collect();
+    let Cell::Time(time_us) = item.get("window_start") else { panic!("a window starts") };
+    let on = item.get("user_id").canonical();
+    Sided { time_us, on, key: key.join("|"), id: Value::Null, item }
+}
+
+#[test]
+fn state_is_bounded_by_what_can_still_match() {
+    let operator = "[operators.pairs]\ntype = \"join\"\nleft = { from = \"events0\" }\n\
+                    right = { from = \"events0\" }\non = \"k\"\nwithin = \"1s\"\n";
+    let deployment = deployment(&["1s"], operator).expect("a deployment");
+    // Ten events per second of event time; a row is of use for about four seconds.
+    let mut steps = Vec::new();
+    for index in 0..6_000u64 {
+        let payload = format!(
+            "{{\"timestamp\":{},\"k\":{}}}",
+            1_700_000_000_000 + index * 100,
+            index % 1_000
+        );
+        steps.push(Step::Message(Message { sequence: index + 1, payload, ..Message::default() }));
+        if index % 10 == 9 {
+            steps.push(Step::Batch { worker: index as usize / 10 });
+            steps.push(Step::Epoch);
+        }
+    }
+    let script = Script { steps, in_flight: 2, is_final: false };
+    for workers in [1, 2] {
+        let epochs = run(&deployment, workers, &script).expect("a run").epochs;
+        let state = |epoch: usize| epochs[epoch].state_bytes[0];
+        let most = (100..600).map(state).max().unwrap();
+        let early = (20..100).map(state).max().unwrap();
+        assert!(early > 0, "nothing is held");
+        assert!(most <= 4 * early, "{workers} workers hold {most} bytes, early {early}");
+    }
+}

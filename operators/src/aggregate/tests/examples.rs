@@ -1,0 +1,130 @@
+//! The edges that deserve a name.
+
+use waterwheel_config::value::{Row, Value};
+
+use crate::testing::{Accumulated, Message, Script, Step, deployment, run};
+
+/// The rows, as text, after these payloads; each is an epoch of its own.
+fn rows(lateness: &str, operator: &str, payloads: &[&str]) -> Vec<String> {
+    let operators = format!("[operators.o]\ntype = \"aggregate\"\nfrom = \"events0\"\n{operator}");
+    let deployment = deployment(&[lateness], &operators).expect("a deployment");
+    let steps = payloads.iter().zip(1..).flat_map(|(payload, sequence)| {
+        let payload = (*payload).to_owned();
+        let message = Message { sequence, payload, ..Message::default() };
+        [Step::Message(message), Step::Epoch]
+    });
+    let script = Script { steps: steps.collect(), in_flight: 0, is_final: false };
+    let mut out = Accumulated::default();
+    for epoch in run(&deployment, 2, &script).expect("a run").epochs {
+        out.apply(&epoch.changes[0]);
+    }
+    let plain = |row: Row| row.values().iter().map(Value::to_plain).collect::<Vec<_>>().join(" ");
+    out.rows().expect("rows").into_iter().map(plain).collect()
+}
+
+const COUNT: &str = "measures.n = \"count(*)\"\n";
+
+#[test]
+fn an_event_as_late_as_allowed_counts_and_one_that_is_later_does_not() {
+    let settings = format!("windows = [\"1m\"]\n{COUNT}");
+    let on_time =
+        [r#"{"timestamp":"2026-01-01T00:01:30Z"}"#, r#"{"timestamp":"2026-01-01T00:01:00Z"}"#];
+    assert_eq!(
+        rows("30s", &settings, &on_time),
+        ["1m 2026-01-01T00:01:00Z 2026-01-01T00:02:00Z 2"]
+    );
+    let late = [on_time[0], r#"{"timestamp":"2026-01-01T00:00:59.999999Z"}"#];
+    assert_eq!(rows("30s", &settings, &late), ["1m 2026-01-01T00:01:00Z 2026-01-01T00:02:00Z 1"]);
+}
+
+#[test]
+fn calendar_days_are_23_and_25_hours_long_at_daylight_saving() {
+    let settings = format!("timezone = \"Europe/Berlin\"\nwindows = [\"1d\"]\n{COUNT}");
+    let spring = [
+        r#"{"timestamp":"2026-03-28T22:59:59.999999Z"}"#,
+        r#"{"timestamp":"2026-03-28T23:00:00Z"}"#,
+        r#"{"timestamp":"2026-03-29T21:59:59.999999Z"}"#,
+        r#"{"timestamp":"2026-03-29T22:00:00Z"}"#,
+    ];
+    assert_eq!(
+        rows("0s", &settings, &spring),
+        [
+            "1d 2026-03-27T23:00:00Z 2026-03-28T23:00:00Z 1",
+            "1d 2026-03-28T23:00:00Z 2026-03-29T22:00:00Z 2",
+            "1d 2026-03-29T22:00:00Z 2026-03-30T22:00:00Z 1",
+        ]
+    );
+    let autumn =
+        [r#"{"timestamp":"2026-10-24T22:00:00Z"}"#, r#"{"timestamp":"2026-10-25T22:59:59Z"}"#];
+    assert_eq!(rows("0s", &settings, &autumn), ["1d 2026-10-24T22:00:00Z 2026-10-25T23:00:00Z 2"]);
+}
+
+#[test]
+fn equal_texts_make_one_group_whatever_their_type() {
+    let settings = format!("windows = [\"1m\"]\nby = [\"k\"]\n{COUNT}");
+    let payloads = [
+        r#"{"timestamp":0,"k":1}"#,
+        r#"{"timestamp":0,"k":1.0}"#,
+        r#"{"timestamp":0,"k":"1"}"#,
+        r#"{"timestamp":0,"k":true}"#,
+        r#"{"timestamp":0,"k":"true"}"#,
+        r#"{"timestamp":0,"k":null}"#,
+        r#"{"timestamp":0}"#,
+        r#"{"timestamp":0,"k":""}"#,
+    ];
+    let head = "1m 1970-01-01T00:00:00Z 1970-01-01T00:01:00Z";
+    assert_eq!(
+        rows("0s", &settings, &payloads),
+        [
+            format!("{head}  2"),
+            format!("{head}  1"),
+            format!("{head} 1 3"),
+            format!("{head} true 2")
+        ]
+    );
+}
+
+#[test]
+fn the_largest_numbers_have_a_sum_an_average_and_quantiles() {
+    let settings = "windows = [\"1m\"]\nmeasures.s = \"sum(x)\"\nmeasures.a = \"avg(x)\"\n\
+                    measures.q = \"median(x) FILTER (WHERE x > 0)\"\n";
+    let head = "1m 1970-01-01T00:00:00Z 1970-01-01T00:01:00Z";
+    let cancelled = [
+        r#"{"timestamp":0,"x":8e307}"#,
+        r#"{"timestamp":0,"x":-8e307}"#,
+        r#"{"timestamp":0,"x":1e-300}"#,
+    ];
+    let [row] = &rows("0s", settings, &cancelled)[..] else { panic!("one row") };
+    assert!(row.starts_with(&format!("{head} 1e-300 3.33")), "{row}");
+    let integers = [
+        r#"{"timestamp":0,"x":18446744073709551615}"#,
+        r#"{"timestamp":0,"x":-9223372036854775808}"#,
+    ];
+    let [row] = &rows("0s", settings, &integers)[..] else { panic!("one row") };
+    assert!(
+        row.starts_with(&format!("{head} 9223372036854776000 4611686018427388000 18")),
+        "{row}"
+    );
+}
+
+#[test]
+fn the_average_of_the_largest_numbers_is_one_of_them() {
+    let settings = "windows = [\"1m\"]\nmeasures.s = \"sum(x)\"\nmeasures.a = \"avg(x)\"\n";
+    let payloads = [r#"{"timestamp":0,"x":1e308}"#, r#"{"timestamp":0,"x":1e308}"#];
+    // The sum is beyond doubles, which is NULL.
+    assert_eq!(
+        rows("0s", settings, &payloads),
+        ["1m 1970-01-01T00:00:00Z 1970-01-01T00:01:00Z  1e+308"]
+    );
+}
+
+#[test]
+fn quantiles_reach_the_ends_of_the_range_of_doubles() {
+    let settings = "windows = [\"1m\"]\nmeasures.q = \"median(x)\"\n";
+    for x in [1e308, 1.79e308, -1.7e308, 3e-308] {
+        let payload = format!("{{\"timestamp\":0,\"x\":{x:e}}}");
+        let [row] = &rows("0s", settings, &[&payload])[..] else { panic!("one row") };
+        let median: f64 = row.rsplit(' ').next().unwrap().parse().unwrap_or(f64::NAN);
+        assert!((median / x - 1.0).abs() <= 0.01, "the median of {x:e} is {row}");
+    }
+}

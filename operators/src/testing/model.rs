@@ -1,0 +1,320 @@
+//! The naive recompute of aggregates: every group of every window as the list of what lies in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono_tz::Tz;
+use waterwheel_config::value::{ColumnType, Value};
+
+use super::{Cell, Event, Expected, ExpectedRows, Item, naive};
+
+/// An expression, computed by hand.
+pub(crate) type Get = fn(&dyn Item, Tz) -> Cell;
+
+/// A condition, computed by hand.
+pub(crate) type Holds = fn(&dyn Item) -> Option<bool>;
+
+/// A column of `by`.
+#[derive(Clone, Copy)]
+pub(crate) struct By {
+    /// The column's name.
+    pub(crate) alias: &'static str,
+    /// The expression.
+    pub(crate) sql: &'static str,
+    /// The column's type.
+    pub(crate) kind: ColumnType,
+    /// The same by hand.
+    pub(crate) get: Get,
+}
+
+/// What a measure computes of its argument's values.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Count,
+    Distinct,
+    Sum,
+    Average,
+    Least(ColumnType),
+    Greatest(ColumnType),
+    /// In thousandths.
+    Quantile(usize),
+    Share,
+}
+
+/// A measure.
+#[derive(Clone, Copy)]
+pub(crate) struct Measure {
+    /// The column's name.
+    pub(crate) alias: &'static str,
+    /// The measure as written.
+    pub(crate) sql: &'static str,
+    /// What it computes.
+    pub(crate) kind: Kind,
+    /// Its argument by hand.
+    pub(crate) argument: Get,
+    /// Its filter by hand.
+    pub(crate) filter: Option<Holds>,
+}
+
+/// An aggregate.
+#[derive(Clone)]
+pub(crate) struct Model {
+    pub(crate) from: Vec<&'static str>,
+    /// The column of event time.
+    pub(crate) time: &'static str,
+    pub(crate) zone: Tz,
+    pub(crate) windows: Vec<&'static str>,
+    pub(crate) condition: Option<(&'static str, Holds)>,
+    pub(crate) by: Vec<By>,
+    pub(crate) measures: Vec<Measure>,
+}
+
+/// What one item adds to its groups.
+#[derive(Clone, Debug)]
+pub(crate) struct Contribution {
+    /// One per window.
+    groups: Vec<Group>,
+    arguments: Arguments,
+}
+
+/// A row's key, and the end of its window.
+type Group = (Vec<Value>, i64);
+
+/// Per measure the argument's value; `None` where the filter does not hold.
+type Arguments = Vec<Option<Cell>>;
+
+impl Model {
+    /// The operator's table.
+    pub(crate) fn toml(&self, name: &str) -> String {
+        let quoted = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(|text| format!("\"{text}\"")).collect();
+            format!("[{}]", texts.join(", "))
+        };
+        let mut toml = format!("[operators.{name}]\ntype = \"aggregate\"\n");
+        toml += &format!("from = {}\nwindows = {}\n", quoted(&self.from), quoted(&self.windows));
+        if self.time != "timestamp" {
+            toml += &format!("time = \"{}\"\n", self.time);
+        }
+        if self.zone != Tz::UTC {
+            toml += &format!("timezone = \"{}\"\n", self.zone.name());
+        }
+        if let Some((condition, _)) = self.condition {
+            toml += &format!("where = \"{condition}\"\n");
+        }
+        let is_bare = |by: &By| by.sql.rsplit('.').next() == Some(by.alias);
+        if self.by.iter().all(is_bare) {
+            let paths: Vec<&str> = self.by.iter().map(|by| by.sql).collect();
+            toml += &format!("by = {}\n", quoted(&paths));
+        } else {
+            for by in &self.by {
+                toml += &format!("by.{} = \"{}\"\n", by.alias, by.sql);
+            }
+        }
+        for measure in &self.measures {
+            toml += &format!("measures.{} = \"{}\"\n", measure.alias, measure.sql);
+        }
+        toml
+    }
+
+    /// The names of the columns.
+    pub(crate) fn columns(&self) -> Vec<&'static str> {
+        let by = self.by.iter().map(|by| by.alias);
+        let measures = self.measures.iter().map(|measure| measure.alias);
+        ["granularity", "window_start", "window_end"]
+            .into_iter()
+            .chain(by)
+            .chain(measures)
+            .collect()
+    }
+
+    /// What an item adds; `None` if it does not pass the condition.
+    pub(crate) fn contribution(&self, item: &dyn Item) -> Option<Contribution> {
+        if let Some((_, holds)) = self.condition
+            && holds(item) != Some(true)
+        {
+            return None;
+        }
+        let Cell::Time(time_us) = item.get(self.time) else {
+            return None;
+        };
+        let by: Vec<Value> = self.by.iter().map(|by| by.value(item, self.zone)).collect();
+        let group = |granularity: &&str| {
+            let (start_us, end_us) = naive::window(granularity, self.zone, time_us);
+            let head = [Value::text(granularity), Value::Timestamp(start_us)];
+            (head.into_iter().chain(by.iter().cloned()).collect(), end_us)
+        };
+        let argument = |measure: &Measure| {
+            let passes = measure.filter.is_none_or(|filter| filter(item) == Some(true));
+            passes.then(|| (measure.argument)(item, self.zone))
+        };
+        Some(Contribution {
+            groups: self.windows.iter().map(group).collect(),
+            arguments: self.measures.iter().map(argument).collect(),
+        })
+    }
+
+    /// The rows of all that was added.
+    pub(crate) fn expected<'a>(
+        &self,
+        contributions: impl IntoIterator<Item = &'a Contribution>,
+    ) -> ExpectedRows {
+        let mut groups: BTreeMap<&Group, Vec<&Arguments>> = BTreeMap::new();
+        for contribution in contributions {
+            for group in &contribution.groups {
+                groups.entry(group).or_default().push(&contribution.arguments);
+            }
+        }
+        let row = |((key, end_us), members): (&Group, Vec<&Arguments>)| {
+            let is = |value: &Value| Expected::Is(value.clone());
+            let mut row: Vec<Expected> = key[..2].iter().map(is).collect();
+            row.push(Expected::Is(Value::Timestamp(*end_us)));
+            row.extend(key[2..].iter().map(is));
+            row.extend(self.measures.iter().enumerate().map(|(index, measure)| {
+                let values: Vec<&Cell> = members
+                    .iter()
+                    .filter_map(|arguments| arguments[index].as_ref())
+                    .filter(|value| !value.is_null())
+                    .collect();
+                measure.kind.of(&values)
+            }));
+            (key.clone(), row)
+        };
+        groups.into_iter().map(row).collect()
+    }
+
+    /// The expected rows as items of an aggregate that reads them.
+    pub(crate) fn items(&self, rows: &ExpectedRows) -> Vec<RowItem> {
+        let columns = self.columns();
+        let item = |row: &Vec<Expected>| {
+            let cells = row.iter().map(|expected| Cell::from_value(&expected.value()));
+            RowItem(columns.iter().copied().zip(cells).collect())
+        };
+        rows.values().map(item).collect()
+    }
+
+    /// True if a text is too long for the key that it is wanted for.
+    pub(crate) fn is_dead(&self, event: &Event) -> bool {
+        let passes = self.condition.is_none_or(|(_, holds)| holds(event) == Some(true));
+        let long = |by: &By| (by.get)(event, self.zone).canonical().is_some_and(|t| t.len() > 1024);
+        passes && self.by.iter().any(long)
+    }
+}
+
+impl Measure {
+    /// A measure without a filter.
+    pub(crate) const fn new(
+        alias: &'static str,
+        sql: &'static str,
+        kind: Kind,
+        argument: Get,
+    ) -> Self {
+        Self { alias, sql, kind, argument, filter: None }
+    }
+
+    /// The measure with a filter, which `sql` has already.
+    pub(crate) const fn filtered(self, filter: Holds) -> Self {
+        Self { filter: Some(filter), ..self }
+    }
+}
+
+/// A row by the names of its columns.
+#[derive(Clone, Debug)]
+pub(crate) struct RowItem(pub(crate) BTreeMap<&'static str, Cell>);
+
+impl Item for RowItem {
+    fn get(&self, name: &str) -> Cell {
+        self.0.get(name).cloned().unwrap_or(Cell::Null)
+    }
+}
+
+impl By {
+    /// A text column.
+    pub(crate) const fn text(alias: &'static str, sql: &'static str, get: Get) -> Self {
+        Self { alias, sql, kind: ColumnType::Text, get }
+    }
+
+    fn value(&self, item: &dyn Item, zone: Tz) -> Value {
+        let cell = (self.get)(item, zone);
+        match (self.kind, &cell) {
+            (ColumnType::Text, _) => cell.text_value(),
+            (ColumnType::Bigint, Cell::Integer(number)) => {
+                i64::try_from(*number).map_or(Value::Null, Value::Bigint)
+            }
+            (ColumnType::Timestamp, Cell::Time(micros)) => Value::Timestamp(*micros),
+            _ => Value::Null,
+        }
+    }
+}
+
+impl Kind {
+    /// The measure of the values that are not NULL.
+    fn of(self, values: &[&Cell]) -> Expected {
+        let doubles = || -> Vec<f64> { values.iter().filter_map(|value| value.double()).collect() };
+        match self {
+            Self::Count => Expected::bigint(values.len() as i64),
+            Self::Distinct => {
+                let different: BTreeSet<_> = values.iter().map(|value| value.canonical()).collect();
+                Expected::bigint(different.len() as i64)
+            }
+            Self::Sum => Expected::near(sum(values).map(|(sum, _)| sum.total())),
+            Self::Average => Expected::near(sum(values).map(|(sum, count)| average(&sum, count))),
+            Self::Least(ColumnType::Double) => {
+                Expected::near(doubles().into_iter().reduce(f64::min))
+            }
+            Self::Greatest(ColumnType::Double) => {
+                Expected::near(doubles().into_iter().reduce(f64::max))
+            }
+            Self::Least(kind) => {
+                Expected::Is(typed(values, kind).first().cloned().unwrap_or(Value::Null))
+            }
+            Self::Greatest(kind) => {
+                Expected::Is(typed(values, kind).last().cloned().unwrap_or(Value::Null))
+            }
+            Self::Quantile(q) => {
+                naive::quantile(q, &doubles()).map_or(Expected::Is(Value::Null), Expected::Within)
+            }
+            Self::Share => {
+                let known: Vec<bool> = values.iter().filter_map(|value| value.truth()).collect();
+                let yes = known.iter().filter(|flag| **flag).count();
+                let share = (!known.is_empty()).then(|| yes as f64 / known.len() as f64);
+                Expected::near(share)
+            }
+        }
+    }
+}
+
+fn sum(values: &[&Cell]) -> Option<(naive::BigSum, usize)> {
+    let mut sum = naive::BigSum::default();
+    let numbers: Vec<Cell> = values.iter().filter_map(|value| value.number()).collect();
+    for number in &numbers {
+        match number {
+            Cell::Integer(number) => sum.add_integer(*number),
+            Cell::Float(number) => sum.add_float(*number),
+            _ => {}
+        }
+    }
+    (!numbers.is_empty()).then_some((sum, numbers.len()))
+}
+
+/// The average may be a double where the sum is none.
+fn average(sum: &naive::BigSum, count: usize) -> f64 {
+    let total = sum.total();
+    if total.is_finite() {
+        return total / count as f64;
+    }
+    sum.scaled(-64) / count as f64 * 2f64.powi(64)
+}
+
+/// The values of a type that is not double, sorted.
+fn typed(values: &[&Cell], kind: ColumnType) -> Vec<Value> {
+    let typed = |cell: &&Cell| match (kind, cell) {
+        (ColumnType::Text, cell) => Some(cell.text_value()),
+        (ColumnType::Timestamp, Cell::Time(micros)) => Some(Value::Timestamp(*micros)),
+        (ColumnType::Bigint, Cell::Integer(number)) => {
+            i64::try_from(*number).ok().map(Value::Bigint)
+        }
+        _ => None,
+    };
+    let mut values: Vec<Value> = values.iter().filter_map(typed).collect();
+    values.sort();
+    values
+}

@@ -7,6 +7,7 @@
 mod agreement;
 mod bad_input;
 mod cases;
+mod latency;
 mod restart;
 mod support;
 mod workers;

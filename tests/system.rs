@@ -7,7 +7,10 @@
 mod agreement;
 mod bad_input;
 mod cases;
+mod findings;
 mod latency;
+mod layers;
 mod restart;
+mod secrets;
 mod support;
 mod workers;

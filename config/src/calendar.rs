@@ -48,14 +48,15 @@ impl Period {
             "1mo" => return Ok(Self::Month(zone)),
             _ => {}
         }
-        if text.ends_with("mo") || text.ends_with('y') {
+        let unit = text.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        if matches!(unit, "mo" | "y") && unit != text {
             return Err(format!(
                 "`{text}` has no fixed length; of calendar windows there are 1d, 1w and 1mo"
             ));
         }
         let length_us = parse_duration(text)?;
         if length_us == 0 {
-            return Err("a window must be longer than zero".to_owned());
+            return Err("a window must be longer than zero; write for example `1m`".to_owned());
         }
         Ok(Self::Fixed(length_us))
     }

@@ -1,11 +1,13 @@
 //! A parsed TOML file: a tree in which every key and value knows its place.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use toml::de::{DeTable, DeValue};
 
 use crate::finding::{Findings, Span};
 use crate::section::Section;
+use crate::{mask, syntax};
 
 /// A key with its place.
 #[derive(Clone, Debug)]
@@ -50,7 +52,7 @@ impl NodeKind {
         match self {
             Self::Text(_) => "a string",
             Self::Integer(_) => "a whole number",
-            Self::Float(_) => "a number",
+            Self::Float(_) => "a fraction",
             Self::Boolean(_) => "true or false",
             Self::Datetime(_) => "a date",
             Self::Array(_) => "a list",
@@ -72,6 +74,10 @@ pub struct Document {
     pub findings: Findings,
     environment: Environment,
     root: Node,
+    /// The places of the values that may be shown, see [`crate::mask`].
+    shown: RefCell<Vec<Span>>,
+    /// The lines that could not be parsed.
+    broken: Vec<Span>,
 }
 
 impl fmt::Debug for Document {
@@ -85,12 +91,28 @@ impl Document {
     pub fn parse(path: &str, source: &str, environment: Environment) -> Self {
         let findings = Findings::default();
         let (table, errors) = DeTable::parse_recoverable(source);
-        for error in errors {
-            findings.error(error.span().unwrap_or(0..0), error.message().to_owned());
-        }
+        let errors = errors.iter().map(|error| (error.span().unwrap_or(0..0), error.message()));
+        let broken = syntax::report(source, errors, &findings);
         let span = table.span();
         let root = Node { span, kind: convert_table(table.into_inner()) };
-        Self { path: path.to_owned(), source: source.to_owned(), findings, environment, root }
+        let (path, source) = (path.to_owned(), source.to_owned());
+        Self { path, source, findings, environment, root, shown: RefCell::default(), broken }
+    }
+
+    /// Lets a value be shown in findings: somebody asked for it, so it is no misspelt secret.
+    pub(crate) fn show(&self, node: &Node) {
+        match &node.kind {
+            NodeKind::Table(_) => {}
+            NodeKind::Array(items) => items.iter().for_each(|item| self.show_all(item)),
+            _ => self.shown.borrow_mut().push(node.span.clone()),
+        }
+    }
+
+    fn show_all(&self, node: &Node) {
+        match &node.kind {
+            NodeKind::Table(entries) => entries.iter().for_each(|(_, node)| self.show_all(node)),
+            _ => self.show(node),
+        }
     }
 
     /// The whole file as a section.
@@ -104,14 +126,16 @@ impl Document {
     }
 
     /// Replaces `${VAR}` and `${VAR:-default}`; an undefined variable is a finding.
-    pub(crate) fn expand(&self, text: &str, span: &Span) -> String {
+    pub(crate) fn expand(&self, text: &str, span: &Span) -> Option<String> {
+        let mut complete = true;
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(start) = rest.find("${") {
             out.push_str(&rest[..start]);
             let Some(length) = rest[start..].find('}') else {
-                self.findings.error(span.clone(), "`${` without a closing `}`");
-                return out;
+                let help = "write `${NAME}` or `${NAME:-default}`";
+                self.findings.error_help(span.clone(), "`${` without a closing `}`", help);
+                return None;
             };
             let inner = &rest[start + 2..start + length];
             let (name, default) = match inner.split_once(":-") {
@@ -120,21 +144,43 @@ impl Document {
             };
             match (self.environment)(name).or_else(|| default.map(str::to_owned)) {
                 Some(value) => out.push_str(&value),
-                None => self.findings.error_help(
-                    crate::finding::word_span(&self.source, span, name),
-                    format!("the environment variable `{name}` is not set"),
-                    format!("set it, or give a default: ${{{name}:-value}}"),
-                ),
+                None => {
+                    complete = false;
+                    self.findings.error_help(
+                        crate::finding::word_span(&self.source, span, name),
+                        format!("the environment variable `{name}` is not set"),
+                        format!("set it, or give a default: ${{{name}:-value}}"),
+                    );
+                }
             }
             rest = &rest[start + length + 1..];
         }
         out.push_str(rest);
-        out
+        complete.then_some(out)
     }
 
-    /// All findings as text, see [`Findings::render`].
+    /// All findings as text, see [`Findings::render`]. Of the values on the shown lines only those
+    /// are legible that a component asked for by the name of no secret.
     pub fn render_findings(&self, colour: bool) -> String {
-        self.findings.render(&self.path, &self.source, colour)
+        let mut bytes = self.source.clone().into_bytes();
+        self.mask(&self.root, &mut bytes);
+        for line in &self.broken {
+            mask::line(&mut bytes, line);
+        }
+        let masked = String::from_utf8(bytes).unwrap_or_default();
+        self.findings.render(&self.path, &masked, colour)
+    }
+
+    fn mask(&self, node: &Node, bytes: &mut [u8]) {
+        match &node.kind {
+            NodeKind::Table(entries) => {
+                entries.iter().for_each(|(_, node)| self.mask(node, bytes));
+            }
+            NodeKind::Array(items) => items.iter().for_each(|item| self.mask(item, bytes)),
+            NodeKind::Boolean(_) => {}
+            _ if self.shown.borrow().contains(&node.span) => mask::urls(bytes, &node.span),
+            _ => mask::value(bytes, &node.span),
+        }
     }
 }
 

@@ -37,9 +37,13 @@ pub struct Finding {
 pub struct Findings(RefCell<Vec<Finding>>);
 
 impl Findings {
-    /// Adds an error.
+    /// Adds an error. What stands behind a semicolon is what to write instead.
     pub fn error(&self, span: Span, message: impl Into<String>) {
-        self.push(Severity::Error, span, message.into(), None);
+        let message = message.into();
+        match split_help(&message) {
+            Some((what, help)) => self.error_help(span, what, help),
+            None => self.push(Severity::Error, span, message, None),
+        }
     }
 
     /// Adds an error with what to write instead.
@@ -64,6 +68,15 @@ impl Findings {
     /// How many findings there are, to see whether a step added one.
     pub fn len(&self) -> usize {
         self.0.borrow().len()
+    }
+
+    /// Forgets those of the findings from the index on that `is_kept` does not keep.
+    pub fn retain_from(&self, from: usize, is_kept: impl Fn(&Finding) -> bool) {
+        let mut index = 0;
+        self.0.borrow_mut().retain(|finding| {
+            index += 1;
+            index <= from || is_kept(finding)
+        });
     }
 
     /// True if there is none.
@@ -108,6 +121,13 @@ impl Findings {
     }
 }
 
+/// Splits at a semicolon that does not stand in quoted words.
+fn split_help(message: &str) -> Option<(&str, &str)> {
+    let outside = |(at, _): &(usize, &str)| message[..*at].matches('`').count().is_multiple_of(2);
+    let (at, _) = message.match_indices("; ").find(outside)?;
+    Some((&message[..at], &message[at + 2..]))
+}
+
 /// Clips a span to its first line and to character boundaries: an underline over ten lines helps
 /// nobody.
 fn shown(source: &str, span: &Span) -> Span {
@@ -121,17 +141,24 @@ fn shown(source: &str, span: &Span) -> Span {
     let start = boundary(span.start);
     let end = boundary(span.end.max(start));
     let line_end = source[start..end].find('\n').map_or(end, |length| start + length);
-    start..line_end
+    // The renderer shows a place without width only at the end of a line as it should.
+    let next = source[start..].chars().next().filter(|letter| start == line_end && *letter != '\n');
+    start..line_end + next.map_or(0, char::len_utf8)
 }
 
 /// The place of a word inside a span of the source, or the whole span where it is not found.
 pub fn word_span(source: &str, span: &Span, word: &str) -> Span {
     let found = source.get(span.clone()).filter(|_| !word.is_empty()).and_then(|text| {
-        text.match_indices(word).map(|(at, _)| at).find(|&at| {
-            let whole = |neighbour: Option<char>| {
-                !neighbour.is_some_and(|c| c.is_alphanumeric() || c == '_')
-            };
-            whole(text[..at].chars().next_back()) && whole(text[at + word.len()..].chars().next())
+        // The parser writes keywords and types in capitals, whatever the writer did.
+        let is_word = |at: &usize| {
+            text.get(*at..*at + word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word))
+        };
+        (0..text.len()).filter(is_word).find(|&at| {
+            let is_letter = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+            let goes_on = |inside, outside| is_letter(inside) && is_letter(outside);
+            let after = &text[at + word.len()..];
+            !goes_on(word.chars().next(), text[..at].chars().next_back())
+                && !goes_on(word.chars().next_back(), after.chars().next())
         })
     });
     found.map_or_else(|| span.clone(), |at| span.start + at..span.start + at + word.len())
@@ -150,6 +177,17 @@ mod tests {
         assert!(text.contains("x.toml:2:1"), "{text}");
         assert!(text.contains("did you mean `uri`?"), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn help_stands_behind_a_semicolon() {
+        let findings = Findings::default();
+        findings.error(0..1, "`a; b` is wrong; write c");
+        findings.error(1..2, "`a; b` is wrong");
+        let found: Vec<_> =
+            findings.sorted().into_iter().map(|found| (found.message, found.help)).collect();
+        let wrong = "`a; b` is wrong".to_owned();
+        assert_eq!(found, [(wrong.clone(), Some("write c".to_owned())), (wrong, None)]);
     }
 
     #[test]

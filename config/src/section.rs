@@ -2,13 +2,15 @@
 //!
 //! A component asks for its keys one by one; each getter reports what is wrong with its value and
 //! goes on, so that `check` shows every finding at once. [`Section::finish`] then reports the keys
-//! that were never asked for, with the nearest one that was.
+//! that were never asked for, with the nearest one that was, and a section that goes away reports
+//! the keys that are missing, unless a misspelt one was meant.
 
 use std::cell::RefCell;
 
 use crate::document::{Document, Key, Node, NodeKind};
 use crate::finding::{Findings, Span, word_span};
 use crate::names::nearest;
+use crate::secret::is_secret_key;
 use crate::units::{parse_duration, parse_size};
 
 /// A value and where it stands.
@@ -36,6 +38,19 @@ pub struct Section<'d> {
     pub span: Span,
     entries: &'d [(Key, Node)],
     asked: RefCell<Vec<String>>,
+    refused: RefCell<Vec<String>>,
+    missing: RefCell<Vec<Missing>>,
+    /// True for a section that is read without a trace.
+    is_copy: bool,
+}
+
+/// A key that is not written.
+#[derive(Debug)]
+struct Missing {
+    key: String,
+    span: Span,
+    message: String,
+    help: Option<String>,
 }
 
 impl<'d> Section<'d> {
@@ -45,12 +60,36 @@ impl<'d> Section<'d> {
         span: Span,
         entries: &'d [(Key, Node)],
     ) -> Self {
-        Self { document, what, span, entries, asked: RefCell::default() }
+        let (asked, refused, missing) = Default::default();
+        Self { document, what, span, entries, asked, refused, missing, is_copy: false }
     }
 
     /// The same table with nothing asked for, to read it without a trace.
     pub fn copy(&self) -> Self {
-        Self::new(self.document, self.what.clone(), self.span.clone(), self.entries)
+        let mut copy = Self::new(self.document, self.what.clone(), self.span.clone(), self.entries);
+        copy.is_copy = true;
+        copy
+    }
+
+    /// A value as written, without places and with the environment's variables put in: two values
+    /// that mean the same read the same.
+    pub fn written(&self, node: &Node) -> String {
+        match &node.kind {
+            NodeKind::Text(text) => {
+                format!("{:?}", self.document.expand(text, &node.span).as_ref().unwrap_or(text))
+            }
+            NodeKind::Table(entries) => {
+                let entries = entries
+                    .iter()
+                    .map(|(key, node)| format!("{}={}", key.name, self.written(node)));
+                format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+            }
+            NodeKind::Array(items) => {
+                let items = items.iter().map(|item| self.written(item));
+                format!("[{}]", items.collect::<Vec<_>>().join(", "))
+            }
+            other => format!("{other:?}"),
+        }
     }
 
     /// Where findings go.
@@ -63,10 +102,37 @@ impl<'d> Section<'d> {
         word_span(&self.document.source, span, word)
     }
 
+    /// The place of a word inside the value of a key, or of the key where it is not there.
+    pub fn word_in(&self, key: &str, word: &str) -> Span {
+        let Some(node) = self.entry(key) else {
+            return self.span.clone();
+        };
+        let span = self.word(&node.span, word);
+        if span == node.span { self.key_span(key) } else { span }
+    }
+
+    /// The place of a key's value.
+    pub fn value_span(&self, key: &str) -> Option<Span> {
+        self.entry(key).map(|node| node.span.clone())
+    }
+
     /// The raw value of a key, marked as asked for.
     pub fn node(&self, key: &str) -> Option<&'d Node> {
         self.asked.borrow_mut().push(key.to_owned());
+        let node = self.entry(key)?;
+        self.show(key, node);
+        Some(node)
+    }
+
+    fn entry(&self, key: &str) -> Option<&'d Node> {
         self.entries.iter().find(|(name, _)| name.name == key).map(|(_, node)| node)
+    }
+
+    /// A value that somebody asked for by the name of no secret may stand in a finding.
+    fn show(&self, key: &str, node: &'d Node) {
+        if !self.is_copy && !is_secret_key(key) {
+            self.document.show(node);
+        }
     }
 
     /// True if the key is written, without asking for it.
@@ -82,8 +148,10 @@ impl<'d> Section<'d> {
 
     /// All keys with their values, in the order of the file; all count as asked for.
     pub fn entries(&self) -> impl Iterator<Item = (&'d Key, &'d Node)> + use<'d> {
-        let mut asked = self.asked.borrow_mut();
-        asked.extend(self.entries.iter().map(|(key, _)| key.name.clone()));
+        for (key, node) in self.entries {
+            self.asked.borrow_mut().push(key.name.clone());
+            self.show(&key.name, node);
+        }
         self.entries.iter().map(|(key, node)| (key, node))
     }
 
@@ -91,6 +159,13 @@ impl<'d> Section<'d> {
     pub fn text(&self, key: &str) -> Option<Spanned<String>> {
         let node = self.node(key)?;
         self.node_text(node, key)
+    }
+
+    /// A string that must be there and that findings do not show.
+    pub fn required_secret(&self, key: &str) -> Option<Spanned<String>> {
+        self.require(key)?;
+        self.asked.borrow_mut().push(key.to_owned());
+        self.node_text(self.entry(key)?, key)
     }
 
     /// A string that must be there.
@@ -104,16 +179,23 @@ impl<'d> Section<'d> {
         if self.has(key) {
             return Some(());
         }
-        self.asked.borrow_mut().push(key.to_owned());
-        self.findings().error(self.span.clone(), format!("{} needs the key `{key}`", self.what));
+        self.missing(key, self.span.clone(), format!("{} needs the key `{key}`", self.what), None);
         None
+    }
+
+    /// Notes that a key is missing. It is reported when the section goes away, unless a misspelt
+    /// key turns out to be meant: that one is reported then, and one mistake is one finding.
+    pub fn missing(&self, key: &str, span: Span, message: String, help: Option<&str>) {
+        self.asked.borrow_mut().push(key.to_owned());
+        let (key, help) = (key.to_owned(), help.map(str::to_owned));
+        self.missing.borrow_mut().push(Missing { key, span, message, help });
     }
 
     /// A string from a node that the caller took, with the environment's variables put in.
     pub fn node_text(&self, node: &Node, key: &str) -> Option<Spanned<String>> {
         match &node.kind {
             NodeKind::Text(text) => {
-                Some(Spanned::new(self.document.expand(text, &node.span), &node.span))
+                self.document.expand(text, &node.span).map(|text| Spanned::new(text, &node.span))
             }
             other => self.mismatch(node, key, "a string", other),
         }
@@ -123,7 +205,10 @@ impl<'d> Section<'d> {
     pub fn texts(&self, key: &str) -> Option<Vec<Spanned<String>>> {
         let node = self.node(key)?;
         match &node.kind {
-            NodeKind::Array(items) => items.iter().map(|item| self.node_text(item, key)).collect(),
+            NodeKind::Array(items) => {
+                let texts: Vec<_> = items.iter().map(|item| self.node_text(item, key)).collect();
+                texts.into_iter().collect()
+            }
             NodeKind::Text(_) => self.node_text(node, key).map(|text| vec![text]),
             other => self.mismatch(node, key, "a string or a list of strings", other),
         }
@@ -146,16 +231,22 @@ impl<'d> Section<'d> {
 
     /// A duration in microseconds.
     pub fn duration(&self, key: &str) -> Option<Spanned<i64>> {
-        self.parsed(key, parse_duration)
+        let node = self.node(key)?;
+        match &node.kind {
+            NodeKind::Text(_) => self.parsed(key, parse_duration),
+            other => self.mismatch(node, key, "a duration such as \"30s\"", other),
+        }
     }
 
     /// A size in bytes: a whole number, or text such as `1MiB`.
     pub fn size(&self, key: &str) -> Option<Spanned<u64>> {
-        match self.node(key)?.kind {
+        let node = self.node(key)?;
+        match &node.kind {
             NodeKind::Integer(_) => self
                 .integer(key, 0, i64::MAX)
                 .map(|size| Spanned { value: size.value.unsigned_abs(), span: size.span }),
-            _ => self.parsed(key, parse_size),
+            NodeKind::Text(_) => self.parsed(key, parse_size),
+            other => self.mismatch(node, key, "a size such as \"1MiB\"", other),
         }
     }
 
@@ -183,7 +274,10 @@ impl<'d> Section<'d> {
                 Some(Spanned::new(*number, &node.span))
             }
             NodeKind::Integer(_) => {
-                let message = format!("`{key}` must be from {least} to {most}");
+                let message = match most {
+                    i64::MAX => format!("`{key}` must be {least} or more"),
+                    _ => format!("`{key}` must be from {least} to {most}"),
+                };
                 self.findings().error(node.span.clone(), message);
                 None
             }
@@ -206,6 +300,20 @@ impl<'d> Section<'d> {
         self.node_table(node, &self.key_span(key), &format!("`{key}` of {}", self.what))
     }
 
+    /// The table under a key or, where the key is not written, under the key that it was misspelt
+    /// as, so that what is in it can be read as it was meant. `keys` are all keys of this section.
+    pub fn table_as_meant(&self, key: &str, keys: &[&str]) -> Option<Section<'d>> {
+        if self.has(key) {
+            return self.table(key);
+        }
+        self.asked.borrow_mut().push(key.to_owned());
+        let meant =
+            |name: &str| !keys.contains(&name) && nearest(name, keys.iter().copied()) == Some(key);
+        let (name, node) = self.entries.iter().find(|(name, _)| meant(&name.name))?;
+        matches!(node.kind, NodeKind::Table(_)).then_some(())?;
+        self.node_table(node, &name.span, &format!("`{key}` of {}", self.what))
+    }
+
     /// A table from a node that the caller took.
     pub fn node_table(&self, node: &'d Node, span: &Span, what: &str) -> Option<Section<'d>> {
         match &node.kind {
@@ -219,7 +327,9 @@ impl<'d> Section<'d> {
     /// Refuses keys that the contract names and this version does not do yet.
     pub fn refuse(&self, keys: &[&str]) {
         for key in keys {
-            if self.node(key).is_some() {
+            self.refused.borrow_mut().push((*key).to_owned());
+            if let Some(node) = self.entry(key) {
+                self.show(key, node);
                 self.findings().error_help(
                     self.key_span(key),
                     format!("`{key}` is not built yet"),
@@ -229,22 +339,54 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Reports every key that was not asked for.
+    /// Reports every key that was not asked for, and every key that is missing.
     pub fn finish(self) {
-        let asked = self.asked.borrow();
         for (key, _) in self.entries {
-            if asked.contains(&key.name) {
+            let is_known = |known: &RefCell<Vec<String>>| known.borrow().contains(&key.name);
+            if is_known(&self.asked) || is_known(&self.refused) {
                 continue;
             }
-            let message = format!("{} has no key `{}`", self.what, key.name);
-            match nearest(&key.name, asked.iter().map(String::as_str)) {
-                Some(near) => {
-                    let help = format!("did you mean `{near}`?");
-                    self.findings().error_help(key.span.clone(), message, help);
-                }
-                None => self.findings().error(key.span.clone(), message),
+            self.unknown_key(key);
+        }
+    }
+
+    /// Ends a section of which nobody can say what keys it has, because its `type` is not known:
+    /// only what was written in place of a missing key can be told.
+    pub fn abandon(self) {
+        for (key, _) in self.entries {
+            let missing = self.missing.borrow();
+            let meant = nearest(&key.name, missing.iter().map(|missing| missing.key.as_str()));
+            let is_meant = meant.is_some();
+            drop(missing);
+            if is_meant {
+                self.unknown_key(key);
             }
         }
+    }
+
+    fn unknown_key(&self, key: &Key) {
+        let (asked, refused) = (self.asked.borrow(), self.refused.borrow());
+        let message = format!("{} has no key `{}`", self.what, key.name);
+        let known = asked.iter().chain(refused.iter()).map(String::as_str);
+        let help = match nearest(&key.name, known) {
+            Some(near) => {
+                self.missing.borrow_mut().retain(|missing| missing.key != near);
+                if let Some(node) = self.entry(&key.name) {
+                    self.show(near, node);
+                }
+                format!("did you mean `{near}`?")
+            }
+            None => {
+                let mut keys: Vec<&str> = Vec::new();
+                for name in asked.iter().map(String::as_str) {
+                    if !keys.contains(&name) {
+                        keys.push(name);
+                    }
+                }
+                format!("its keys are: {}", keys.join(", "))
+            }
+        };
+        self.findings().error_help(key.span.clone(), message, help);
     }
 
     fn mismatch<T>(&self, node: &Node, key: &str, wanted: &str, found: &NodeKind) -> Option<T> {
@@ -252,6 +394,18 @@ impl<'d> Section<'d> {
         let message = format!("{key} must be {wanted}, not {}", found.name());
         self.findings().error(node.span.clone(), message);
         None
+    }
+}
+
+/// However a component stops reading its section, what it missed is told.
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        for Missing { span, message, help, .. } in self.missing.take() {
+            match help {
+                Some(help) => self.document.findings.error_help(span, message, help),
+                None => self.document.findings.error(span, message),
+            }
+        }
     }
 }
 
@@ -277,6 +431,49 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert_eq!(document.findings.len(), 4);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_one_finding() {
+        let document = document("fush = \"1s\"\ncolour = \"red\"\n");
+        let root = document.root();
+        assert!(root.require("flush").is_none());
+        assert!(root.require("name").is_none());
+        root.finish();
+        let text = document.render_findings(false);
+        assert_eq!(document.findings.len(), 3, "{text}");
+        for part in ["did you mean `flush`?", "needs the key `name`", "its keys are: flush, name"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told_without_finish() {
+        let document = document("tpye = \"x\"\ncolour = \"red\"\n");
+        let root = document.root();
+        assert!(root.require("name").is_none());
+        drop(root);
+        let root = document.root();
+        assert!(root.require("type").is_none());
+        root.abandon();
+        let text = document.render_findings(false);
+        assert_eq!(document.findings.len(), 2, "{text}");
+        assert!(text.contains("needs the key `name`"), "{text}");
+        assert!(text.contains("did you mean `type`?"), "{text}");
+    }
+
+    #[test]
+    fn the_value_of_a_misspelt_key_may_be_a_secret() {
+        let document =
+            document("t = { pasword = \"hunter2\", token = \"hunter2\", user = \"me\" }\n");
+        let table = document.root().table("t").expect("a table");
+        for key in ["user", "password", "token"] {
+            table.text(key);
+        }
+        table.finish();
+        let text = document.render_findings(false);
+        let shown = "{ pasword = \"*******\", token = \"*******\", user = \"me\" }";
+        assert!(text.contains(shown), "{text}");
     }
 
     #[test]

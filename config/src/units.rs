@@ -34,10 +34,37 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
         (Ok(count), Some(us)) => {
             count.checked_mul(us).ok_or_else(|| format!("`{text}` is longer than time itself"))
         }
-        _ => Err(format!(
-            "`{text}` is not a duration; write a whole number and a unit: 500ms 30s 5m 1h 1d 1w 1mo 1y"
-        )),
+        _ => Err(match meant(count.trim(), unit.trim()) {
+            Some(meant) => format!("`{text}` is not a duration; did you mean `{meant}`?"),
+            None => format!(
+                "`{text}` is not a duration; write a whole number and a unit: 500ms 30s 5m 1h 1d 1w 1mo 1y"
+            ),
+        }),
     }
+}
+
+/// The duration that somebody means who writes `30 seconds` or `1min`.
+fn meant(count: &str, unit: &str) -> Option<String> {
+    const WORDS: [(&str, &[&str]); 8] = [
+        ("ms", &["ms", "msec", "milli", "millisecond"]),
+        ("s", &["s", "sec", "second"]),
+        ("m", &["m", "min", "minute"]),
+        ("h", &["h", "hr", "hour"]),
+        ("d", &["d", "day"]),
+        ("w", &["w", "wk", "week"]),
+        ("mo", &["mo", "mon", "month"]),
+        ("y", &["y", "yr", "year"]),
+    ];
+    const HABITS: [(&str, &str); 4] =
+        [("hourly", "1h"), ("daily", "1d"), ("weekly", "1w"), ("monthly", "1mo")];
+    let unit = unit.to_lowercase();
+    if let Some((_, meant)) = HABITS.iter().find(|(word, _)| count.is_empty() && *word == unit) {
+        return Some((*meant).to_owned());
+    }
+    let singular = unit.strip_suffix('s').filter(|unit| !unit.is_empty()).unwrap_or(&unit);
+    let is_meant = |words: &[&str]| words.contains(&unit.as_str()) || words.contains(&singular);
+    let (name, _) = WORDS.iter().find(|(_, words)| is_meant(words))?;
+    (!count.is_empty()).then(|| format!("{count}{name}"))
 }
 
 /// Microseconds as the shortest such text: `1m`, `90s`, `1500ms`; a remainder is given in `us`.
@@ -95,6 +122,23 @@ mod tests {
         for bad in ["", "5", "m", "-5s", "1.5h", "5 m", "99999999999y"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn words_for_units_are_understood() {
+        for (text, meant) in [
+            ("30 seconds", "30s"),
+            ("1min", "1m"),
+            ("2 H", "2h"),
+            ("5 ms", "5ms"),
+            ("7s ", "7s"),
+            ("1 month", "1mo"),
+            ("Daily", "1d"),
+        ] {
+            let help = format!("did you mean `{meant}`?");
+            assert!(parse_duration(text).is_err_and(|it| it.ends_with(&help)), "{text}");
+        }
+        assert!(parse_duration("soon").is_err_and(|it| !it.contains("did you mean")));
     }
 
     #[test]

@@ -128,36 +128,31 @@ fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned>
     section.refuse(&["breakdown", "compare", "expire"]);
     let zone = timezone(section);
     let before = section.findings().len();
-    let (levels, panes) = levels(section, zone)?;
+    let levels = levels(section, zone);
     let time = section.text("time");
     let conditions = section.text("where");
     let by = by_columns(section);
     let measures = measure_texts(section);
+    refuse_taken_names(section, &by, &measures);
     let mut inputs = Vec::new();
-    let mut shape: Option<InputShape> = None;
+    let mut shapes: Vec<InputShape> = Vec::new();
     let mut watermark = Vec::new();
     for input in &context.inputs {
-        let (programs, this, delay_us) =
-            plan_input(section, input, zone, time.as_ref(), conditions.as_ref(), &by, &measures)?;
+        let planned =
+            plan_input(section, input, zone, time.as_ref(), conditions.as_ref(), &by, &measures);
+        let Some((programs, shape, delay_us)) = planned else {
+            continue;
+        };
         watermark.push(input.watermark.delayed(delay_us));
-        match &shape {
-            Some(first) if *first != this => section.findings().error_help(
-                section.key_span("from"),
-                format!(
-                    "the columns of `{}` have other types than those of its neighbours",
-                    input.name
-                ),
-                "give the types with cast(... as ...), so that all inputs agree",
-            ),
-            Some(_) => {}
-            None => shape = Some(this),
-        }
         inputs.push(programs);
+        shapes.push(shape);
     }
-    let shape = shape?;
     if section.findings().len() > before {
         return None;
     }
+    check_shapes(section, &context.inputs, &shapes, &by, &measures)?;
+    let shape = shapes.into_iter().next()?;
+    let (levels, panes) = levels?;
     let schema = schema(&levels, &by, &measures, &shape);
     let meaning = meaning(section, zone);
     let retracting = context.inputs.iter().any(|input| !input.append_only());
@@ -189,6 +184,37 @@ struct InputShape {
     readings: Vec<(Reading, usize)>,
 }
 
+/// Reports the first column that two inputs would fill with different types.
+fn check_shapes(
+    section: &Section<'_>,
+    inputs: &[InputPlan],
+    shapes: &[InputShape],
+    by: &[ByColumn],
+    measures: &[(String, Spanned<String>)],
+) -> Option<()> {
+    let (first, others) = shapes.split_first()?;
+    let names = by.iter().map(|column| &column.alias).chain(measures.iter().map(|(name, _)| name));
+    let names: Vec<&String> = names.collect();
+    let kinds = |shape: &InputShape| -> Vec<ColumnType> {
+        shape.by.iter().chain(&shape.columns).copied().collect()
+    };
+    for (input, other) in inputs.iter().skip(1).zip(others) {
+        let pairs = || kinds(first).into_iter().zip(kinds(other)).zip(&names);
+        let (one, another) = (&inputs[0].name, &input.name);
+        let message = match pairs().find(|((this, that), _)| this != that) {
+            Some(((this, that), name)) => {
+                format!("`{name}` would be {this} from `{one}` and {that} from `{another}`")
+            }
+            None if first == other => continue,
+            None => format!("the measures of `{one}` and of `{another}` cannot be combined"),
+        };
+        let help = "give them one type with cast(... as ...), or take one input";
+        section.findings().error_help(section.word_in("from", another), message, help);
+        return None;
+    }
+    Some(())
+}
+
 /// A `by` column as written.
 struct ByColumn {
     alias: String,
@@ -215,15 +241,11 @@ pub(crate) fn timezone(section: &Section<'_>) -> Tz {
 
 fn levels(section: &Section<'_>, zone: Tz) -> Option<(Vec<Level>, Vec<Period>)> {
     if !section.has("windows") {
-        section.findings().error_help(
-            section.span.clone(),
-            format!(
-                "{} has no `windows`; an aggregate over all time is not built yet",
-                section.what
-            ),
-            "write for example windows = [\"1m\", \"1h\"]",
-        );
-        let _ = section.node("windows");
+        let what = &section.what;
+        let message =
+            format!("{what} has no `windows`, and one row over all time is not built yet");
+        let help = "write for example windows = [\"1m\", \"1h\"]";
+        section.missing("windows", section.span.clone(), message, Some(help));
         return None;
     }
     if let Some(node) = section.node("windows")
@@ -237,6 +259,7 @@ fn levels(section: &Section<'_>, zone: Tz) -> Option<(Vec<Level>, Vec<Period>)> 
         return None;
     }
     let texts = section.texts("windows")?;
+    let is_empty = texts.is_empty();
     let mut written: Vec<(String, Period)> = Vec::new();
     for text in texts {
         match Period::parse(&text.value, zone) {
@@ -249,10 +272,12 @@ fn levels(section: &Section<'_>, zone: Tz) -> Option<(Vec<Level>, Vec<Period>)> 
             Err(message) => section.findings().error(text.span, message),
         }
     }
-    let Some(panes) = panes(&written) else {
-        section.findings().error(section.key_span("windows"), "`windows` names no window");
-        return None;
-    };
+    if is_empty {
+        let help = "write for example windows = [\"1m\", \"1h\"]";
+        let span = section.key_span("windows");
+        section.findings().error_help(span, "`windows` names no window", help);
+    }
+    let panes = panes(&written)?;
     let levels = written
         .into_iter()
         .map(|(label, period)| Level {
@@ -310,17 +335,15 @@ fn by_columns(section: &Section<'_>) -> Vec<ByColumn> {
                 section.findings().error_help(
                     text.span.clone(),
                     "a computed column needs a name",
-                    "write by = { name = \"expression\" }",
+                    format!("write by = {{ name = \"{ast}\" }}"),
                 );
                 return;
             };
-            if ["granularity", "window_start", "window_end"].contains(&alias.as_str())
-                || columns.iter().any(|column| column.alias == alias)
-            {
+            if columns.iter().any(|column| column.alias == alias) {
                 section.findings().error_help(
                     text.span.clone(),
                     format!("there are two columns named `{alias}`"),
-                    "give one of them another name: by = { name = \"path\" }",
+                    format!("give one of them another name: by = {{ name = \"{ast}\" }}"),
                 );
                 return;
             }
@@ -349,6 +372,34 @@ fn by_columns(section: &Section<'_>) -> Vec<ByColumn> {
         }
     }
     columns
+}
+
+/// Reports columns that have the name of another one.
+fn refuse_taken_names(
+    section: &Section<'_>,
+    by: &[ByColumn],
+    measures: &[(String, Spanned<String>)],
+) {
+    const OWN: [&str; 3] = ["granularity", "window_start", "window_end"];
+    for column in by.iter().filter(|column| OWN.contains(&column.alias.as_str())) {
+        section.findings().error_help(
+            column.text.span.clone(),
+            format!("every aggregate has a column `{}` of its own", column.alias),
+            format!("give this one another name: by = {{ name = \"{}\" }}", column.ast),
+        );
+    }
+    let table = section.copy().table("measures");
+    for (name, text) in measures {
+        let message = if OWN.contains(&name.as_str()) {
+            format!("every aggregate has a column `{name}` of its own")
+        } else if by.iter().any(|column| column.alias == *name) {
+            format!("there are two columns named `{name}`, this one and that of `by`")
+        } else {
+            continue;
+        };
+        let span = table.as_ref().map_or_else(|| text.span.clone(), |table| table.key_span(name));
+        section.findings().error_help(span, message, "give the measure another name");
+    }
 }
 
 fn last_segment(ast: &Ast) -> Option<String> {
@@ -382,12 +433,10 @@ fn plan_input(
     by: &[ByColumn],
     measures: &[(String, Spanned<String>)],
 ) -> Option<(InputPrograms, InputShape, i64)> {
-    let (time_slot, delay_us) = time_column(section, input, time)?;
+    let time = time_column(section, input, time);
     let mut scope = input.scope(zone);
-    let condition = match condition {
-        Some(text) => Some(expr::condition(section, text, &mut scope)?),
-        None => None,
-    };
+    // What is wrong with one setting must not hide what is wrong with the next.
+    let condition = condition.and_then(|text| expr::condition(section, text, &mut scope));
     let mut key = KeyPlan { programs: Vec::new(), kinds: Vec::new() };
     for column in by {
         match expr::compile(&column.ast, &mut scope) {
@@ -405,14 +454,7 @@ fn plan_input(
         readings: Vec::new(),
     };
     let mut feeds: Vec<Feed> = Vec::new();
-    for (name, text) in measures {
-        if by.iter().any(|column| column.alias == *name)
-            || ["granularity", "window_start", "window_end"].contains(&name.as_str())
-        {
-            section
-                .findings()
-                .error(text.span.clone(), format!("there are two columns named `{name}`"));
-        }
+    for (_, text) in measures {
         match compile_measure(&text.value, &mut scope) {
             Ok(measure) => {
                 // avg(x) and sum(x) share one accumulator, as do quantiles of one argument.
@@ -430,6 +472,7 @@ fn plan_input(
             Err(error) => expr::report(section, text, &error),
         }
     }
+    let (time_slot, delay_us) = time?;
     input.need_keys(condition.as_ref(), key.programs.clone());
     Some((InputPrograms { condition, key, feeds, time_slot }, shape, delay_us))
 }
@@ -452,7 +495,7 @@ pub(crate) fn time_column(
     time: Option<&Spanned<String>>,
 ) -> Option<(Option<usize>, i64)> {
     let name = time.map_or("timestamp", |time| time.value.as_str());
-    let span = time.map_or_else(|| section.key_span("from"), |time| time.span.clone());
+    let span = time.map_or_else(|| section.word_in("from", &input.name), |time| time.span.clone());
     let InputFlow::Rows(schema) = &input.flow else {
         if name == "timestamp" {
             return Some((None, 0));
@@ -530,26 +573,10 @@ fn meaning(section: &Section<'_>, zone: Tz) -> String {
     let mut meaning = format!("timezone {zone}\n");
     for key in ["time", "where", "by", "windows", "measures"] {
         if let Some(node) = section.node(key) {
-            meaning.push_str(&format!("{key} {}\n", written(node)));
+            meaning.push_str(&format!("{key} {}\n", section.written(node)));
         }
     }
     meaning
-}
-
-/// A setting as written, without places.
-pub(crate) fn written(node: &waterwheel_config::document::Node) -> String {
-    use waterwheel_config::document::NodeKind;
-    match &node.kind {
-        NodeKind::Table(entries) => {
-            let entries =
-                entries.iter().map(|(key, node)| format!("{}={}", key.name, written(node)));
-            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
-        }
-        NodeKind::Array(items) => {
-            format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(", "))
-        }
-        other => format!("{other:?}"),
-    }
 }
 
 /// Empty accumulators of a plan.

@@ -120,8 +120,8 @@ impl ExactSum {
 fn narrow(term: Number) -> Option<i128> {
     let (mantissa, exponent) = match term {
         Number::Integer(number) => {
-            return (number.unsigned_abs() < 1 << (NARROW_TERM_BITS - NARROW_UNIT_BITS))
-                .then(|| number << NARROW_UNIT_BITS);
+            let is_small = number.unsigned_abs() < 1 << (NARROW_TERM_BITS - NARROW_UNIT_BITS);
+            return is_small.then_some(number << NARROW_UNIT_BITS);
         }
         Number::Float(number) => decompose(number),
     };

@@ -202,7 +202,8 @@ fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned>
         left.watermark.delayed(settings.left.behind_us),
         right.watermark.delayed(settings.right.behind_us),
     ];
-    let state_bound = format!("the rows of the last {} and the lateness", settings.bound.shown());
+    let state_bound =
+        format!("the rows of up to the last {} and the lateness", settings.bound.longest_held());
     let plan = Plan {
         left: settings.left,
         right: settings.right,

@@ -1,7 +1,8 @@
 //! Measures: what an aggregate computes per group, from their SQL to the column they fill.
 
 use waterwheel_config::expr::{
-    self, Argument, Ast, Call, ExprError, Kind, Program, Scope, compile, parse_call,
+    self, Argument, Ast, Call, ExprError, Kind, Program, Scope, compile, compile_predicate,
+    parse_call,
 };
 use waterwheel_config::names::nearest;
 use waterwheel_config::value::{ColumnType, Value};
@@ -82,14 +83,20 @@ impl Reading {
 /// Compiles a measure over one input.
 pub(crate) fn compile_measure(text: &str, scope: &mut dyn Scope) -> Result<Measure, ExprError> {
     let ast = expr::parse(text)?;
-    let call = parse_call(&ast)
-        .map_err(|error| error.help(format!("a measure is one of: {}", MEASURES.join(", "))))?;
+    let call = parse_call(&ast).map_err(|error| {
+        error.help(format!("a measure is one call of: {}", MEASURES.join(", ")))
+    })?;
+    // A misspelt name is told before what it is called with.
+    if !MEASURES.contains(&call.name.as_str()) {
+        return Err(refusal(&call.name));
+    }
     let filter = match &call.filter {
-        Some(filter) => Some(compile(filter, scope)?.program),
+        Some(filter) => Some(compile_predicate(filter, scope)?),
         None => None,
     };
     if call.distinct && call.name != "count" {
-        return Err(ExprError::new(&call.name, format!("`{}` takes no DISTINCT", call.name)));
+        return Err(ExprError::new(&call.name, format!("`{}` takes no DISTINCT", call.name))
+            .help("only count does: count(distinct x)"));
     }
     let build = |reading, accumulator, argument, column| {
         Ok(Measure {
@@ -137,12 +144,8 @@ pub(crate) fn compile_measure(text: &str, scope: &mut dyn Scope) -> Result<Measu
             build(reading, AccumulatorKind::Sketch, Some(argument), ColumnType::Double)
         }
         ("share", [Argument::Expr(condition)]) => {
-            let typed = compile(condition, scope)?;
-            if !matches!(typed.kind, Kind::Boolean | Kind::Any | Kind::Null) {
-                let message = format!("`share` takes a condition, not {}", typed.kind.name());
-                return Err(ExprError::new("share", message));
-            }
-            build(Reading::Share, AccumulatorKind::Share, Some(typed.program), ColumnType::Double)
+            let condition = Some(compile_predicate(condition, scope)?);
+            build(Reading::Share, AccumulatorKind::Share, condition, ColumnType::Double)
         }
         (name, _) => Err(refusal(name)),
     }
@@ -155,12 +158,13 @@ fn refusal(name: &str) -> ExprError {
     }
     if MEASURES.contains(&name) {
         let usage = match name {
-            "count" => "count(*), count(x) or count(distinct x)",
-            "quantile" => "quantile(0.95, x)",
-            "share" => "share(condition)",
-            _ => "one argument",
+            "count" => "count(*), count(x) or count(distinct x)".to_owned(),
+            "quantile" => "quantile(0.95, x)".to_owned(),
+            "share" => "share(condition)".to_owned(),
+            name => format!("{name}(x)"),
         };
-        return ExprError::new(name, format!("`{name}` is called as {usage}"));
+        let message = format!("`{name}` does not take these arguments");
+        return ExprError::new(name, message).help(format!("write {usage}"));
     }
     let error = ExprError::new(name, format!("there is no measure `{name}`"));
     match nearest(name, MEASURES.into_iter().chain(NOT_YET)) {
@@ -188,11 +192,12 @@ fn interval(call: &Call) -> ExprError {
 
 fn fraction(ast: &Ast) -> Result<f64, ExprError> {
     let text = ast.to_string();
+    let error = || ExprError::new(&text, format!("`{text}` is no quantile"));
     match text.parse::<f64>() {
         Ok(q) if (0.0..=1.0).contains(&q) => Ok(q),
-        _ => Err(ExprError::new(
-            &text,
-            format!("`{text}` is no quantile; write a number from 0 to 1"),
-        )),
+        Ok(percent) if percent > 1.0 && percent <= 100.0 => {
+            Err(error().help(format!("write a number from 0 to 1: {}", percent / 100.0)))
+        }
+        _ => Err(error().help("the first argument is a number from 0 to 1: quantile(0.95, x)")),
     }
 }

@@ -35,7 +35,9 @@ pub(crate) fn demo(directory: &Path) -> ExitCode {
         Ok(deployment) => run(deployment),
         Err(code) => code,
     };
-    eprintln!("Parquet files are in {path}; the rows of the last minute are above.");
+    eprintln!(
+        "every minute and hour of `volume` is above; the same and the raw events are Parquet files in {path}"
+    );
     eprintln!("query them: duckdb -c \"from read_parquet('{path}/volume/**/*.parquet') limit 10\"");
     code
 }

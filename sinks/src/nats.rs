@@ -69,7 +69,11 @@ struct Settings {
 fn plan(section: &Section<'_>, context: &SinkContext) -> Option<Box<dyn SinkSpec>> {
     section.refuse(&["kv"]);
     let connection = connection::read(section);
-    let subject = section.required_text("subject")?;
+    let subject = if section.has("kv") {
+        section.text("subject")?
+    } else {
+        section.required_text("subject")?
+    };
     let findings_before = section.findings().len();
     let templates: Vec<Option<Template>> = context
         .inputs
@@ -84,7 +88,8 @@ fn plan(section: &Section<'_>, context: &SinkContext) -> Option<Box<dyn SinkSpec
             };
             if input.schema.index_of("op").is_some() {
                 let message = format!("`{}` has a column `op`, which messages need", input.name);
-                complain(&input.name, message, Some("give the column another name".to_owned()));
+                let span = section.word_in("from", &input.name);
+                section.findings().error_help(span, message, "give the column another name");
             }
             let progress = progress_subject(context);
             Template::parse(&subject.value, input, &progress)

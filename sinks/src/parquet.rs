@@ -91,7 +91,10 @@ impl SinkSpec for Spec {
     }
 
     fn resources(&self) -> Vec<String> {
+        // `lake` and `./lake` are one directory, and are shown as the shorter of them.
         let path = std::path::absolute(&self.0.path).unwrap_or_else(|_| self.0.path.clone());
+        let here = std::env::current_dir().unwrap_or_default();
+        let path = path.strip_prefix(here).unwrap_or(&path);
         let directory = |input: &Input| format!("directory {}", path.join(&input.name).display());
         self.0.inputs.iter().map(directory).collect()
     }

@@ -78,11 +78,14 @@ struct Settings {
 
 fn plan(section: &Section<'_>, context: &SinkContext) -> Option<Box<dyn SinkSpec>> {
     section.refuse(&["retain"]);
-    let url = section.required_text("url");
+    // What is wrong with it may be how its password is written.
+    let url = section.required_secret("url");
     let tls_ca = section.text("tls_ca").map(|path| path.value.into());
     let address = url.and_then(|url| {
         let parsed = Address::parse(&url.value, tls_ca);
-        parsed.map_err(|message| section.findings().error(url.span, message)).ok()
+        let help =
+            "write postgres://host:5432/database, with a user and a password if it takes them";
+        parsed.map_err(|message| section.findings().error_help(url.span, message, help)).ok()
     });
     let indexes = plan_indexes(section, context);
     let tables = plan_tables(section, context, indexes);
@@ -105,6 +108,7 @@ fn plan_indexes(section: &Section<'_>, context: &SinkContext) -> bool {
 /// The tables of the inputs; `None` where one of them has a finding.
 fn plan_tables(section: &Section<'_>, context: &SinkContext, indexes: bool) -> Option<Vec<Table>> {
     let findings = section.findings();
+    let before = findings.len();
     let mut overrides = HashMap::new();
     if let Some(written) = section.table("table") {
         for (key, node) in written.entries() {
@@ -128,7 +132,7 @@ fn plan_tables(section: &Section<'_>, context: &SinkContext, indexes: bool) -> O
     for input in &context.inputs {
         let (text, span) = match overrides.get(input.name.as_str()) {
             Some(name) => (name.value.as_str(), name.span.clone()),
-            None => (input.name.as_str(), section.key_span("from")),
+            None => (input.name.as_str(), section.word_in("from", &input.name)),
         };
         let table = TableName::parse(text).and_then(|name| Table::new(name, input, indexes));
         let table = match table {
@@ -153,7 +157,7 @@ fn plan_tables(section: &Section<'_>, context: &SinkContext, indexes: bool) -> O
         }
         tables.push(table);
     }
-    (tables.len() == context.inputs.len()).then_some(tables)
+    (findings.len() == before).then_some(tables)
 }
 
 struct Spec(Arc<Settings>);

@@ -42,7 +42,7 @@ fn plan(section: &Section<'_>, context: &SinkContext) -> Option<Box<dyn SinkSpec
         for name in OWN_MEMBERS.iter().filter(|name| input.schema.index_of(name).is_some()) {
             clashes = true;
             section.findings().error_help(
-                section.key_span("from"),
+                section.word_in("from", &input.name),
                 format!(
                     "the column `{name}` of `{}` clashes with the printed `{name}`",
                     input.name
@@ -101,6 +101,10 @@ impl<W: Write + Send> PrintSink<W> {
 
 #[async_trait]
 impl<W: Write + Send> Sink for PrintSink<W> {
+    fn keeps_progress(&self) -> bool {
+        false
+    }
+
     async fn open(&mut self, at_least: Generation) -> Result<Claim, ClaimError> {
         Ok(Claim { generation: at_least, progress: None })
     }

@@ -60,7 +60,12 @@ fn plan(section: &Section<'_>) -> Option<Box<dyn SourceSpec>> {
         return None;
     }
     if let Err(error) = Pattern::new(&path.value) {
-        findings.error(path.span, format!("`{}` is not a glob: {}", path.value, error.msg));
+        let message = format!("`{}` is not a glob: {}", path.value, error.msg);
+        findings.error_help(
+            path.span,
+            message,
+            "put `[` and `]` around what is meant as such: `[[]`",
+        );
         return None;
     }
     let input = match path.value.as_str() {

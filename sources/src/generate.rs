@@ -411,11 +411,11 @@ mod tests {
             "{findings}"
         );
         for (text, words) in [
-            ("count = 0", "`count` must be from 1"),
+            ("count = 0", "`count` must be 1 or more"),
             ("rate = \"fast\"", "`rate` must be a whole number"),
             ("users = 0", "`users` must be from 1"),
             ("symbols = 10001", "`symbols` must be from 1"),
-            ("seed = -1", "`seed` must be from 0"),
+            ("seed = -1", "`seed` must be 0 or more"),
             ("interval = \"0s\"", "`interval` must not be zero"),
             ("interval = \"soon\"", "is not a duration"),
             ("start_at = \"now\"", "`now` is not a time"),

@@ -25,7 +25,7 @@ pub enum Argument {
     /// `*`
     Star,
     /// An expression.
-    Expr(Expr),
+    Expr(Box<Expr>),
 }
 
 /// Takes a call apart.
@@ -55,7 +55,9 @@ pub fn parse_call(expr: &Expr) -> Result<Call, ExprError> {
         .args
         .iter()
         .map(|argument| match argument {
-            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Ok(Argument::Expr(expr.clone())),
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => {
+                Ok(Argument::Expr(Box::new(expr.clone())))
+            }
             FunctionArg::Unnamed(FunctionArgExpr::Wildcard) => Ok(Argument::Star),
             other => Err(ExprError::new("", format!("`{other}` is not an argument here"))),
         })

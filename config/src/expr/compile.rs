@@ -136,19 +136,45 @@ impl ExprError {
 /// Where the text is no expression.
 pub fn parse(text: &str) -> Result<Expr, ExprError> {
     let dialect = PostgreSqlDialect {};
-    let fail = |error: sqlparser::parser::ParserError| {
-        let message = error.to_string();
-        let message = message.trim_start_matches("sql parser error: ").to_owned();
-        ExprError::new("", format!("this is no SQL expression: {message}"))
-    };
+    let fail = |error: sqlparser::parser::ParserError| syntax_error(text, &error.to_string());
     let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(fail)?;
     let expr = parser.parse_expr().map_err(fail)?;
     match parser.peek_token().token {
         Token::EOF => Ok(expr),
         token => {
-            Err(ExprError::new(token.to_string(), format!("the expression ends before `{token}`")))
+            let message = format!("the expression ends before `{token}`");
+            Err(ExprError::new(token.to_string(), message)
+                .help("join conditions with AND or OR, and put a text in single quotes"))
         }
     }
+}
+
+/// The parser's message, pointing at the place that it names: `... at Line: 1, Column: 14`.
+fn syntax_error(text: &str, message: &str) -> ExprError {
+    let message = message.trim_start_matches("sql parser error: ");
+    let (what, place) = message.split_once(" at Line: ").unwrap_or((message, ""));
+    let mut place = place.split(", Column: ").map(str::parse::<usize>);
+    let rest = match (place.next(), place.next()) {
+        (Some(Ok(line)), Some(Ok(column))) => {
+            text.lines().nth(line.saturating_sub(1)).and_then(|line| {
+                line.char_indices().nth(column.saturating_sub(1)).map(|(at, _)| &line[at..])
+            })
+        }
+        _ => None,
+    };
+    let what = what.trim();
+    if what.is_empty() || text.trim().is_empty() {
+        return ExprError::new("", "the expression is empty");
+    }
+    let mut letters = what.chars();
+    let first = letters.next().map(|first| first.to_lowercase().to_string()).unwrap_or_default();
+    let what = format!("{first}{}", letters.as_str()).replace("expected: ", "expected ");
+    let what = match what.split_once(", found: ") {
+        Some((expected, "EOF")) => format!("{expected}, but it ends"),
+        Some((expected, found)) => format!("{expected}, found `{found}`"),
+        None => what,
+    };
+    ExprError::new(rest.unwrap_or_default(), format!("this is no SQL expression: {what}"))
 }
 
 /// Compiles a parsed expression.
@@ -163,7 +189,7 @@ pub fn compile(expr: &Expr, scope: &mut dyn Scope) -> Result<Typed, ExprError> {
         Expr::CompoundIdentifier(names) => name_of(names, scope),
         Expr::Value(value) => literal(&value.value),
         Expr::UnaryOp { op: UnaryOperator::Not, expr } => {
-            typed(Program::Not(boxed(expr, scope)?), Kind::Boolean)
+            typed(Program::Not(Box::new(compile_predicate(expr, scope)?)), Kind::Boolean)
         }
         Expr::UnaryOp { op: UnaryOperator::Minus, expr } => {
             let inner = compile(expr, scope)?;
@@ -204,12 +230,13 @@ pub fn compile(expr: &Expr, scope: &mut dyn Scope) -> Result<Typed, ExprError> {
             let mut branches = Vec::new();
             let mut kind = Kind::Null;
             for when in conditions {
-                let condition = boxed(&when.condition, scope)?;
                 let condition = match &operand {
-                    Some(operand) => {
-                        Program::Compare(Comparison::Equal, operand.clone(), condition)
-                    }
-                    None => *condition,
+                    Some(operand) => Program::Compare(
+                        Comparison::Equal,
+                        operand.clone(),
+                        boxed(&when.condition, scope)?,
+                    ),
+                    None => compile_predicate(&when.condition, scope)?,
                 };
                 let result = compile(&when.result, scope)?;
                 kind = first_typed(kind, result.kind);
@@ -234,14 +261,37 @@ pub fn compile(expr: &Expr, scope: &mut dyn Scope) -> Result<Typed, ExprError> {
             typed(Program::Extract(part, scope.timezone(), inner), Kind::Double)
         }
         Expr::Function(_) => function(expr, scope),
-        other => Err(ExprError::new("", format!("`{other}` is not part of the expression language"))
-            .help("SPEC: comparisons, AND OR NOT, IN, BETWEEN, LIKE, IS NULL, + - * / %, CASE, COALESCE, cast and a few functions")),
+        other => Err(ExprError::new(other.to_string(), format!("`{other}` is not part of the expression language"))
+            .help("there are comparisons, AND OR NOT, IN, BETWEEN, LIKE, IS NULL, + - * / %, CASE, COALESCE, cast and a few functions")),
     }
+}
+
+/// Compiles what must be a condition.
+///
+/// # Errors
+/// As [`compile`], and where the expression is something else.
+pub fn compile_predicate(expr: &Expr, scope: &mut dyn Scope) -> Result<Program, ExprError> {
+    let typed = compile(expr, scope)?;
+    if matches!(typed.kind, Kind::Boolean | Kind::Any | Kind::Null) {
+        return Ok(typed.program);
+    }
+    let message = format!("`{expr}` is {} where a condition is wanted", typed.kind.name());
+    Err(ExprError::new(expr.to_string(), message)
+        .help("compare it with something: `= <> < <= > >= IN LIKE IS NULL`"))
 }
 
 fn name_of(names: &[Ident], scope: &mut dyn Scope) -> Result<Typed, ExprError> {
     let path: Vec<String> = names.iter().map(|name| name.value.clone()).collect();
     let binding = scope.resolve(&path)?;
+    // Of a source's events every name is a path, so that a text in the wrong quotes would be one
+    // that no event has.
+    if let [Ident { value, quote_style: Some('"'), .. }] = names
+        && binding.kind == Kind::Any
+    {
+        let message = format!("`{value}` in double quotes is the name of a field");
+        return Err(ExprError::new(value, message)
+            .help(format!("write '{value}' for the text, or payload.\"{value}\" for the field")));
+    }
     Ok(Typed { program: Program::Slot(binding.slot), kind: binding.kind })
 }
 
@@ -272,6 +322,13 @@ fn binary(
     right: &Expr,
     scope: &mut dyn Scope,
 ) -> Result<Typed, ExprError> {
+    if matches!(operator, BinaryOperator::And | BinaryOperator::Or) {
+        let and = *operator == BinaryOperator::And;
+        let (left, right) = (compile_predicate(left, scope)?, compile_predicate(right, scope)?);
+        let parts = flatten(left, right, and);
+        let program = if and { Program::And(parts) } else { Program::Or(parts) };
+        return Ok(Typed { program, kind: Kind::Boolean });
+    }
     let (left, right) = (compile(left, scope)?, compile(right, scope)?);
     let comparison = match operator {
         BinaryOperator::Eq => Some(Comparison::Equal),
@@ -292,16 +349,15 @@ fn binary(
     };
     let kinds = (left.kind, right.kind);
     let (left, right) = (Box::new(left.program), Box::new(right.program));
-    let (program, kind) = match (operator, comparison, arithmetic) {
-        (_, Some(comparison), _) => (Program::Compare(comparison, left, right), Kind::Boolean),
-        (_, _, Some(arithmetic)) => {
+    let (program, kind) = match (comparison, arithmetic) {
+        (Some(comparison), _) => (Program::Compare(comparison, left, right), Kind::Boolean),
+        (_, Some(arithmetic)) => {
             (Program::Arithmetic(arithmetic, left, right), arithmetic_kind(arithmetic, kinds))
         }
-        (BinaryOperator::And, ..) => (Program::And(flatten(*left, *right, true)), Kind::Boolean),
-        (BinaryOperator::Or, ..) => (Program::Or(flatten(*left, *right, false)), Kind::Boolean),
         _ => {
             let word = operator.to_string();
-            return Err(ExprError::new(&word, format!("there is no operator `{word}`")));
+            return Err(ExprError::new(&word, format!("there is no operator `{word}`"))
+                .help("the operators are: = <> < <= > >= + - * / % AND OR NOT"));
         }
     };
     Ok(Typed { program, kind })
@@ -352,6 +408,10 @@ fn function(expr: &Expr, scope: &mut dyn Scope) -> Result<Typed, ExprError> {
         let message =
             format!("`{}` is no measure: DISTINCT and FILTER do not belong here", call.name);
         return Err(ExprError::new(&call.name, message));
+    }
+    // Before its arguments: of `sum(count(*))` the call is what is wrong, and not the star.
+    if !FUNCTIONS.contains(&call.name.as_str()) {
+        return Err(no_function(&call.name, &FUNCTIONS));
     }
     let mut arguments = Vec::new();
     for argument in &call.arguments {
@@ -427,13 +487,15 @@ fn function(expr: &Expr, scope: &mut dyn Scope) -> Result<Typed, ExprError> {
             Ok(Typed { program, kind: Kind::Timestamp })
         }
         ("date_trunc", _) => wrong_count("a unit in quotes and a timestamp"),
-        (name, _) => {
-            let error = ExprError::new(name, format!("there is no function `{name}` here"));
-            Err(match nearest(name, FUNCTIONS) {
-                Some(near) => error.help(format!("did you mean `{near}`?")),
-                None => error.help(format!("the functions are: {}", FUNCTIONS.join(", "))),
-            })
-        }
+        (name, _) => Err(no_function(name, &FUNCTIONS)),
+    }
+}
+
+fn no_function(name: &str, functions: &[&str]) -> ExprError {
+    let error = ExprError::new(name, format!("there is no function `{name}` here"));
+    match nearest(name, functions.iter().copied()) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => error.help(format!("the functions are: {}", functions.join(", "))),
     }
 }
 
@@ -629,6 +691,20 @@ mod tests {
             let error = parse(text).and_then(|ast| compile(&ast, &mut Letters)).unwrap_err();
             assert_eq!(error.word, word, "{text}: {error:?}");
         }
+    }
+
+    #[test]
+    fn conditions_are_wanted_where_truth_is() {
+        for text in ["a + 1 AND e", "e OR 'x'", "NOT 5", "CASE WHEN a + 1 THEN 1 END"] {
+            let error = parse(text).and_then(|ast| compile(&ast, &mut Letters)).unwrap_err();
+            assert!(error.message.contains("a condition is wanted"), "{text}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_in_the_wrong_quotes_is_told() {
+        let error = parse("a = \"b\"").and_then(|ast| compile(&ast, &mut Letters)).unwrap_err();
+        assert!(error.help.is_some_and(|help| help.contains("'b'")));
     }
 
     #[test]

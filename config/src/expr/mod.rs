@@ -11,7 +11,7 @@ mod program;
 mod val;
 
 pub use call::{Argument, Call, parse_call};
-pub use compile::{Binding, ExprError, Kind, Scope, Typed, compile, parse};
+pub use compile::{Binding, ExprError, Kind, Scope, Typed, compile, compile_predicate, parse};
 pub use program::{Fields, Program};
 pub use sqlparser::ast::Expr as Ast;
 pub use val::{Number, Val};
@@ -49,16 +49,13 @@ pub fn condition(
     text: &Spanned<String>,
     scope: &mut dyn Scope,
 ) -> Option<Program> {
-    let typed = compile_text(section, text, scope)?;
-    if matches!(typed.kind, Kind::Boolean | Kind::Any | Kind::Null) {
-        return Some(typed.program);
+    match parse(&text.value).and_then(|ast| compile_predicate(&ast, scope)) {
+        Ok(program) => Some(program),
+        Err(error) => {
+            report(section, text, &error);
+            None
+        }
     }
-    section.findings().error_help(
-        text.span.clone(),
-        format!("a condition is wanted here, this is {}", typed.kind.name()),
-        "compare it with something: `= <> < <= > >= IN LIKE IS NULL`",
-    );
-    None
 }
 
 /// Reports an expression's error at its words.

@@ -10,7 +10,7 @@ use waterwheel_pipeline::contract::clock::Watermark;
 use waterwheel_pipeline::contract::operator::{InputFlow, InputPlan, OperatorContext};
 
 use super::InputPrograms;
-use crate::aggregate::{time_column, timezone, written};
+use crate::aggregate::{time_column, timezone};
 
 /// How many steps a funnel may have.
 const STEPS: std::ops::RangeInclusive<usize> = 2..=20;
@@ -28,7 +28,7 @@ pub(super) struct Settings {
 pub(super) fn meaning(section: &Section<'_>) -> String {
     ["where", "by", "steps", "within", "order", "window", "timezone", "time"]
         .iter()
-        .filter_map(|key| Some(format!("{key} {}", written(section.node(key)?))))
+        .filter_map(|key| Some(format!("{key} {}", section.written(section.node(key)?))))
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -108,7 +108,7 @@ fn steps(section: &Section<'_>) -> Vec<(String, Spanned<String>)> {
         return Vec::new();
     };
     if !STEPS.contains(&items.len()) {
-        let message = format!("a funnel has from 2 to 20 steps, this one {}", items.len());
+        let message = format!("a funnel has from 2 to 20 steps, this one has {}", items.len());
         section.findings().error(section.key_span("steps"), message);
     }
     items
@@ -133,18 +133,18 @@ fn plan_input(
     time: Option<&Spanned<String>>,
     steps: &[(String, Spanned<String>)],
 ) -> Option<(InputPrograms, i64)> {
-    let (time_slot, behind_us) = time_column(section, input, time)?;
+    // What is wrong with one setting must not hide what is wrong with the next.
+    let time = time_column(section, input, time);
     let mut scope = input.scope(zone);
-    let condition = match condition {
-        Some(text) => Some(expr::condition(section, text, &mut scope)?),
-        None => None,
-    };
+    let condition = condition.and_then(|text| expr::condition(section, text, &mut scope));
     let user = match by {
-        Some(text) => expr::compile_text(section, text, &mut scope)?.program,
-        None => default_user(section, &mut scope)?,
+        Some(text) => expr::compile_text(section, text, &mut scope).map(|typed| typed.program),
+        None => default_user(section, &mut scope),
     };
-    let steps: Option<Vec<_>> =
+    let steps: Vec<_> =
         steps.iter().map(|(_, text)| expr::condition(section, text, &mut scope)).collect();
+    let steps: Option<Vec<_>> = steps.into_iter().collect();
+    let ((time_slot, behind_us), user) = (time?, user?);
     input.need_keys(condition.as_ref(), vec![user.clone()]);
     let key_columns = match &input.flow {
         InputFlow::Events(_) => Vec::new(),

@@ -12,7 +12,6 @@ use waterwheel_pipeline::contract::operator::{
 
 use super::Side;
 use super::side::SidePlan;
-use crate::aggregate::written;
 
 /// `−before ≤ right − left ≤ after`, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +32,9 @@ impl Bound {
         (self.before_us + self.after_us).saturating_mul(2).max(SECOND_US)
     }
 
-    pub(super) fn shown(self) -> String {
-        format_duration(self.before_us + self.after_us)
+    /// How long a row is held at most: until the bound after its bucket's end.
+    pub(super) fn longest_held(self) -> String {
+        format_duration(self.bucket_us().saturating_add(self.after_us))
     }
 }
 
@@ -53,7 +53,8 @@ pub(super) fn inputs(section: &Section<'_>) -> Vec<InputName> {
         .iter()
         .filter_map(|side| {
             section.require(side)?;
-            let from = section.table(side)?.required_text("from")?;
+            // That it is missing is told when the side is read.
+            let from = section.table(side)?.text("from")?;
             Some(InputName { name: from.value, span: from.span })
         })
         .collect()
@@ -63,15 +64,18 @@ pub(super) fn inputs(section: &Section<'_>) -> Vec<InputName> {
 pub(super) fn meaning(section: &Section<'_>) -> String {
     ["left", "right", "on", "within", "select", "unmatched"]
         .iter()
-        .filter_map(|key| Some(format!("{key} {}", written(section.node(key)?))))
+        .filter_map(|key| Some(format!("{key} {}", section.written(section.node(key)?))))
         .collect::<Vec<_>>()
         .join("\n")
 }
 
 impl Settings {
     pub(super) fn read(section: &Section<'_>, context: &OperatorContext) -> Option<Self> {
-        let [left, right] = context.inputs.as_slice() else {
-            return None;
+        let stand_ins = [InputPlan::stand_in("left"), InputPlan::stand_in("right")];
+        let (left, right) = match context.inputs.as_slice() {
+            [left, right] => (left, right),
+            // A side that is missing is a finding, and the other settings may have theirs.
+            _ => (&stand_ins[0], &stand_ins[1]),
         };
         let before = section.findings().len();
         refuse_unmatched(section);
@@ -151,14 +155,11 @@ fn side(
     on: Option<&Spanned<String>>,
 ) -> Option<SidePlan> {
     let table = section.table(name)?;
-    let _ = table.text("from");
+    let _ = table.required_text("from");
     let mut scope = input.scope(Tz::UTC);
-    let condition = match table.text("where") {
-        Some(text) => Some(expr::condition(&table, &text, &mut scope)?),
-        None => None,
-    };
-    let key = expr::compile_text(section, on?, &mut scope)?.program;
+    let condition = table.text("where").and_then(|text| expr::condition(&table, &text, &mut scope));
     table.finish();
+    let key = expr::compile_text(section, on?, &mut scope)?.program;
     input.need_keys(condition.as_ref(), vec![key.clone()]);
     let (time_slot, behind_us) = time(section, name, input, &mut scope)?;
     let (id_slot, key_columns) = match &input.flow {
@@ -243,7 +244,7 @@ impl Scope for PairScope<'_> {
             _ => {
                 let name = path.join(".");
                 return Err(ExprError::new(&name, format!("`{name}` names no side of the join"))
-                    .help(format!("write `left.{name}` or `right.{name}`")));
+                    .help("put `left.` or `right.` in front of the field"));
             }
         };
         let inner = match side {

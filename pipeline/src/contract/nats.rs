@@ -112,14 +112,17 @@ pub fn read(section: &Section<'_>) -> Option<ConnectionSpec> {
         token: secret("token"),
         ..Settings::default()
     };
-    check_login(section, &settings);
+    check_login(section);
     if let Some(tls) = section.table("tls") {
         let file = |key: &str| tls.text(key).map(|text| text.value);
         (settings.ca, settings.cert, settings.key) = (file("ca"), file("cert"), file("key"));
         settings.tls_first = tls.boolean("first").is_some_and(|flag| flag.value);
         settings.tls_required = tls.boolean("required").is_some_and(|flag| flag.value);
-        if settings.cert.is_some() != settings.key.is_some() {
-            section.findings().error(tls.span.clone(), "`cert` and `key` go together");
+        for (given, missing) in [("cert", "key"), ("key", "cert")] {
+            if tls.has(given) && !tls.has(missing) {
+                let message = "`cert` and `key` go together".to_owned();
+                tls.missing(missing, tls.key_span(given), message, None);
+            }
         }
         tls.finish();
     }
@@ -127,11 +130,7 @@ pub fn read(section: &Section<'_>) -> Option<ConnectionSpec> {
     (section.findings().len() == findings_before).then_some(spec)
 }
 
-fn check_login(section: &Section<'_>, settings: &Settings) {
-    if settings.user.is_some() != settings.password.is_some() {
-        let key = if settings.user.is_some() { "user" } else { "password" };
-        section.findings().error(section.key_span(key), "`user` and `password` go together");
-    }
+fn check_login(section: &Section<'_>) {
     let ways = ["creds", "nkey", "user", "token"];
     let used: Vec<&str> = ways.into_iter().filter(|key| section.has(key)).collect();
     if let [_, second, ..] = used.as_slice() {
@@ -140,6 +139,13 @@ fn check_login(section: &Section<'_>, settings: &Settings) {
             format!("there are several logins: `{}`", used.join("`, `")),
             "keep one of them",
         );
+        return;
+    }
+    for (given, missing) in [("user", "password"), ("password", "user")] {
+        if section.has(given) && !section.has(missing) {
+            let message = "`user` and `password` go together".to_owned();
+            section.missing(missing, section.key_span(given), message, None);
+        }
     }
 }
 

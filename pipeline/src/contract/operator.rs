@@ -41,7 +41,8 @@ pub struct OperatorKind {
     /// Where its inputs are named: keys whose values are names of inputs, in the order in which
     /// [`OperatorContext::inputs`] holds them.
     pub inputs: fn(&Section<'_>) -> Vec<InputName>,
-    /// Reads the settings; everything wrong becomes a finding.
+    /// Reads the settings; everything wrong becomes a finding. It asks for all of its keys whatever
+    /// it finds, since those that nobody asked for are reported as unknown.
     pub plan: fn(&Section<'_>, &mut OperatorContext) -> Option<Planned>,
 }
 
@@ -59,11 +60,22 @@ pub fn inputs_from(section: &Section<'_>) -> Vec<InputName> {
     if section.require("from").is_none() {
         return Vec::new();
     }
-    let names = section.texts("from").unwrap_or_default();
+    let Some(names) = section.texts("from") else {
+        return Vec::new();
+    };
     if names.is_empty() {
         section.findings().error(section.key_span("from"), "`from` names no input");
     }
-    names.into_iter().map(|name| InputName { name: name.value, span: name.span }).collect()
+    let mut inputs: Vec<InputName> = Vec::new();
+    for name in names {
+        if inputs.iter().any(|earlier| earlier.name == name.value) {
+            let message = format!("`{}` is named twice", name.value);
+            section.findings().error_help(name.span, message, "name each input once");
+        } else {
+            inputs.push(InputName { name: name.value, span: name.span });
+        }
+    }
+    inputs
 }
 
 /// What an operator knows of one of its inputs while it is planned.
@@ -87,6 +99,13 @@ pub enum InputFlow {
 }
 
 impl InputPlan {
+    /// Stands in for an input of which nothing is known, so that the settings of what reads it can
+    /// be checked all the same: in events every name is a field.
+    pub fn stand_in(name: &str) -> Self {
+        let flow = InputFlow::Events(Rc::default());
+        Self { name: name.to_owned(), flow, watermark: Watermark::source(0) }
+    }
+
     /// The scope in which expressions over this input are compiled.
     pub fn scope(&self, zone: Tz) -> InputScope<'_> {
         InputScope { input: self, zone }

@@ -35,7 +35,8 @@ pub struct SinkInput {
     pub name: String,
     /// What it is.
     pub role: InputRole,
-    /// Its columns and key.
+    /// Its columns and key. Its finality counts by the watermark that the sink records, that of the
+    /// sources: what holds the operator's own watermark back is added.
     pub schema: SchemaRef,
 }
 
@@ -134,6 +135,11 @@ pub trait SinkSpec: Send + Sync {
 /// A store of rows and progress.
 #[async_trait]
 pub trait Sink: Send {
+    /// False for a sink that keeps no progress, and so is given everything again in every run.
+    fn keeps_progress(&self) -> bool {
+        true
+    }
+
     /// Claims the sink for a generation of at least `at_least`, creates what is missing, and reads
     /// the progress. The claim is written before anything is read, so that an older instance
     /// cannot commit in between; it fails with [`ClaimError::Stale`] where the sink already holds

@@ -1,12 +1,12 @@
 //! Fingerprints: a hash over everything that changes the meaning of a sink's rows.
 
-use waterwheel_config::document::{Node, NodeKind};
 use waterwheel_config::section::Section;
 
-/// Settings of a source that do not change what its events mean: where it is and how it is reached.
-const SOURCE_PLACES: [&str; 12] = [
+/// Settings of a source that do not change what its events mean: where it is, how it is reached, and
+/// how much of it is read.
+const SOURCE_PLACES: [&str; 13] = [
     "url", "creds", "nkey", "user", "password", "token", "tls", "context", "until", "start",
-    "path", "rate",
+    "path", "rate", "count",
 ];
 
 /// What a source's settings mean.
@@ -14,7 +14,7 @@ pub(super) fn source_meaning(section: &Section<'_>) -> String {
     let mut settings: Vec<String> = section
         .entries()
         .filter(|(key, _)| !SOURCE_PLACES.contains(&key.name.as_str()))
-        .map(|(key, node)| format!("{} {}", key.name, written(node)))
+        .map(|(key, node)| format!("{} {}", key.name, section.written(node)))
         .collect();
     settings.sort();
     settings.join("\n")
@@ -23,18 +23,4 @@ pub(super) fn source_meaning(section: &Section<'_>) -> String {
 /// A hash of meanings as 32 hexadecimal digits.
 pub(super) fn fingerprint(meanings: &[String]) -> String {
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(meanings.join("\n--\n").as_bytes()))
-}
-
-fn written(node: &Node) -> String {
-    match &node.kind {
-        NodeKind::Table(entries) => {
-            let entries =
-                entries.iter().map(|(key, node)| format!("{}={}", key.name, written(node)));
-            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
-        }
-        NodeKind::Array(items) => {
-            format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(", "))
-        }
-        other => format!("{other:?}"),
-    }
 }

@@ -1,9 +1,12 @@
 //! The graph that a deployment file describes: sources, operators in the order of the flow, sinks.
 
+mod cycles;
 pub mod explain;
 mod fingerprint;
 mod plan;
 mod sources;
+mod stand_in;
+mod tables;
 
 use std::sync::Arc;
 

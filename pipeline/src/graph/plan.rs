@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use waterwheel_config::document::Document;
-use waterwheel_config::finding::Span;
 use waterwheel_config::names::{is_name, nearest};
+use waterwheel_config::schema::Finality;
 use waterwheel_config::section::Section;
 
+use super::cycles::report_cycles;
 use super::fingerprint::fingerprint;
 use super::sources::{SourceDraft, plan_source};
+use super::stand_in::{self, Known};
+use super::tables::{KEYS, chosen_kind, named_tables, none_of, operator_kind, refuse_name};
 use super::{Deployment, InputRef, OperatorNode, SinkNode, SourceNode};
 use crate::contract::catalog::Catalog;
 use crate::contract::clock::Watermark;
@@ -26,6 +29,10 @@ const FLUSH_DEFAULT_US: i64 = 100_000;
 
 /// Plans a document; `None` if it has errors, which are then among its findings.
 pub fn plan(document: &Document, catalog: &Catalog) -> Option<Deployment> {
+    // In what is no TOML, what seems to be missing may be there.
+    if document.findings.has_errors() {
+        return None;
+    }
     let root = document.root();
     let name = pipeline_name(&root);
     let (workers, flush_us) = engine(&root);
@@ -51,17 +58,9 @@ fn pipeline_name(root: &Section<'_>) -> Option<String> {
     None
 }
 
-fn refuse_name(section: &Section<'_>, span: &Span, name: &str) {
-    section.findings().error_help(
-        span.clone(),
-        format!("`{name}` is no name"),
-        "a name begins with a to z and goes on with a to z, 0 to 9 and _, 40 characters at most",
-    );
-}
-
 fn engine(root: &Section<'_>) -> (usize, i64) {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let Some(engine) = root.table("engine") else {
+    let Some(engine) = root.table_as_meant("engine", &KEYS) else {
         return (cores, FLUSH_DEFAULT_US);
     };
     let workers = engine.integer("workers", 1, 256).map_or(cores, |workers| workers.value as usize);
@@ -88,11 +87,11 @@ struct Planner<'c> {
 }
 
 /// An operator's table before it is planned.
-struct OperatorDraft<'d> {
-    name: String,
-    section: Section<'d>,
+pub(super) struct OperatorDraft<'d> {
+    pub(super) name: String,
+    pub(super) section: Section<'d>,
     kind: &'static OperatorKind,
-    inputs: Vec<InputName>,
+    pub(super) inputs: Vec<InputName>,
 }
 
 impl<'c> Planner<'c> {
@@ -111,13 +110,12 @@ impl<'c> Planner<'c> {
         for (name, section) in named_tables(root, "sources", "source") {
             self.source_names.push(name.clone());
             let index = self.sources.len() as u16;
-            if let Some(source) = plan_source(&section, &name, index, self.catalog) {
-                self.sources.push(source);
-                section.finish();
-            }
+            self.sources.extend(plan_source(section, &name, index, self.catalog));
         }
-        if self.source_names.is_empty() && !root.has("sources") {
-            root.findings().error(root.span.clone(), "the deployment has no source");
+        if self.source_names.is_empty() {
+            let message = "the deployment has no source".to_owned();
+            let help = "add a table: [sources.events] with type = \"nats\" and stream = \"...\"";
+            none_of(root, "sources", message, help);
         }
     }
 
@@ -125,26 +123,31 @@ impl<'c> Planner<'c> {
         let names: Vec<&'static str> =
             self.catalog.operators.iter().map(|kind| kind.name).collect();
         let mut waiting = Vec::new();
-        for (name, section) in named_tables(root, "operators", "operator") {
+        for (mut name, section) in named_tables(root, "operators", "operator") {
             if self.source_names.contains(&name) {
-                let message = format!("`{name}` is the name of a source already");
-                section.findings().error(section.span.clone(), message);
+                section.findings().error_help(
+                    section.span.clone(),
+                    format!("`{name}` is the name of a source already"),
+                    "give one of them another name: `from` could mean either",
+                );
+                // The name goes on to mean the source.
+                name = format!("operators.{name}");
             }
             self.operator_names.push(name.clone());
-            if section.require("type").is_none() {
-                continue;
-            }
-            let Some(chosen) = operator_kind(&section, &names) else {
+            let Some(kind) = operator_kind(&section, &names) else {
+                section.abandon();
                 continue;
             };
-            let kind = self.catalog.operators.iter().find(|kind| kind.name == chosen);
-            if let Some(kind) = kind {
+            if let Some(kind) = self.catalog.operators.iter().find(|known| known.name == kind) {
                 let inputs = (kind.inputs)(&section);
                 waiting.push(OperatorDraft { name, section, kind, inputs });
             }
         }
-        waiting
-            .retain(|draft| draft.inputs.iter().all(|input| self.is_known(&draft.section, input)));
+        for draft in &waiting {
+            for input in &draft.inputs {
+                self.report_unknown(&draft.section, input);
+            }
+        }
         self.plan_in_order(waiting);
     }
 
@@ -163,30 +166,35 @@ impl<'c> Planner<'c> {
             let draft = waiting.remove(ready);
             self.plan_operator(draft);
         }
+        report_cycles(&waiting);
         for draft in waiting {
-            let looped =
-                draft.inputs.iter().find(|input| self.operator_names.contains(&input.name));
-            let span =
-                looped.map_or_else(|| draft.section.span.clone(), |input| input.span.clone());
-            let message =
-                format!("`{}` reads its own output, directly or by way of others", draft.name);
-            draft.section.findings().error(span, message);
+            self.plan_operator(draft);
         }
     }
 
     fn plan_operator(&mut self, draft: OperatorDraft<'_>) {
-        let inputs: Option<Vec<InputRef>> =
-            draft.inputs.iter().map(|input| self.resolve(&input.name)).collect();
-        // An input that could not be planned has its own findings.
-        let Some(inputs) = inputs else {
-            return;
-        };
-        let plans = inputs.iter().map(|input| self.input_plan(*input)).collect();
+        let known: Vec<Known> = draft.inputs.iter().map(|input| self.known(&input.name)).collect();
+        let plans = draft.inputs.iter().zip(&known).map(|(input, known)| match known {
+            Known::Planned(input) => self.input_plan(*input),
+            _ => InputPlan::stand_in(&input.name),
+        });
+        let mut plans: Vec<InputPlan> = plans.collect();
+        if plans.is_empty() {
+            plans.push(InputPlan::stand_in(DEAD_LETTER));
+        }
+        let guessed = known.is_empty() || known.contains(&Known::Unplanned);
         let mut context = OperatorContext { name: draft.name.clone(), inputs: plans };
-        let Some(planned) = (draft.kind.plan)(&draft.section, &mut context) else {
+        let before = draft.section.findings().len();
+        let planned = (draft.kind.plan)(&draft.section, &mut context);
+        if guessed {
+            stand_in::forget_guesses(&draft.section, before);
+        }
+        draft.section.finish();
+        let inputs: Option<Vec<InputRef>> = known.into_iter().map(Known::planned).collect();
+        // An input that could not be planned has its own findings.
+        let (Some(planned), Some(inputs)) = (planned, inputs) else {
             return;
         };
-        draft.section.finish();
         let meaning = self.meaning(draft.kind.name, &planned, &inputs);
         let watermark = planned.watermark.clone();
         let node =
@@ -243,98 +251,113 @@ impl<'c> Planner<'c> {
         }
     }
 
-    fn resolve(&self, name: &str) -> Option<InputRef> {
+    /// What is known of an input by its name.
+    fn known(&self, name: &str) -> Known {
         if name == DEAD_LETTER {
-            return Some(InputRef::DeadLetters);
+            return Known::Planned(InputRef::DeadLetters);
         }
-        let source = self.sources.iter().position(|source| source.name == name);
-        let operator = || self.operators.iter().position(|(node, _)| node.name == name);
-        source.map(InputRef::Source).or_else(|| operator().map(InputRef::Operator))
+        if let Some(index) = self.sources.iter().position(|source| source.name == name) {
+            return Known::Planned(InputRef::Source(index));
+        }
+        if self.source_names.iter().any(|source| source == name) {
+            return Known::UnplannedSource;
+        }
+        let operator = self.operators.iter().position(|(node, _)| node.name == name);
+        operator.map_or(Known::Unplanned, |index| Known::Planned(InputRef::Operator(index)))
     }
 
     /// Reports the name of an input that is nowhere in the file.
-    fn is_known(&self, section: &Section<'_>, input: &InputName) -> bool {
+    fn report_unknown(&self, section: &Section<'_>, input: &InputName) {
         let known = || {
             let names = self.source_names.iter().chain(&self.operator_names);
             names.map(String::as_str).chain([DEAD_LETTER])
         };
         if known().any(|name| name == input.name) {
-            return true;
+            return;
         }
         let message = format!("there is no source or operator `{}`", input.name);
         let help = match nearest(&input.name, known()) {
             Some(near) => format!("did you mean `{near}`?"),
+            // It names the source that is missing, and that is a finding already.
+            None if self.source_names.is_empty() => return,
             None => format!("there are: {}", known().collect::<Vec<_>>().join(", ")),
         };
         section.findings().error_help(input.span.clone(), message, help);
-        false
     }
 
     fn sinks(&mut self, root: &Section<'_>, pipeline: &str) -> Vec<SinkNode> {
-        let names: Vec<&'static str> = self.catalog.sinks.iter().map(|kind| kind.name).collect();
         let mut sinks: Vec<SinkNode> = Vec::new();
         let mut taken: BTreeMap<String, String> = BTreeMap::new();
         let mut written = 0;
         for (name, section) in named_tables(root, "sinks", "sink") {
             written += 1;
-            let Some(sink) = self.plan_sink(&section, &name, pipeline, &names) else {
+            let (findings, span) = (section.findings(), section.span.clone());
+            let Some(sink) = self.plan_sink(section, &name, pipeline) else {
                 continue;
             };
+            // One finding for a pair: where a table is shared, so is what belongs to it.
+            let mut shared: Vec<String> = Vec::new();
             for resource in sink.spec.resources() {
-                if let Some(other) = taken.insert(resource.clone(), name.clone()) {
+                if let Some(other) = taken.insert(resource.clone(), name.clone())
+                    && !shared.contains(&other)
+                {
                     let message = format!("sinks `{other}` and `{name}` both write to {resource}");
-                    section.findings().error(section.span.clone(), message);
+                    let help = "let one of them write elsewhere, or leave the input out of one";
+                    findings.error_help(span.clone(), message, help);
+                    shared.push(other);
                 }
             }
-            section.finish();
             sinks.push(sink);
         }
-        if written == 0 && !root.has("sinks") {
-            root.findings().error_help(
-                root.span.clone(),
-                "the deployment has no sink: nothing would come out",
-                "add one: [sinks.out] type = \"print\" from = [\"...\"]",
-            );
+        if written == 0 {
+            let message = "the deployment has no sink: nothing would come out".to_owned();
+            let help = "add a table: [sinks.out] with type = \"print\" and from = [\"...\"]";
+            none_of(root, "sinks", message, help);
         }
         sinks.sort_by(|a, b| a.name.cmp(&b.name));
         sinks
     }
 
-    fn plan_sink(
-        &mut self,
-        section: &Section<'_>,
-        name: &str,
-        pipeline: &str,
-        kinds: &[&'static str],
-    ) -> Option<SinkNode> {
-        section.require("type")?;
-        let chosen = section.choice("type", kinds)?;
-        let kind = self.catalog.sinks.iter().find(|kind| kind.name == chosen.value)?;
+    fn plan_sink(&mut self, section: Section<'_>, name: &str, pipeline: &str) -> Option<SinkNode> {
+        let kinds: Vec<&'static str> = self.catalog.sinks.iter().map(|kind| kind.name).collect();
+        let chosen = chosen_kind(&section, &kinds);
+        let kind = self.catalog.sinks.iter().find(|kind| Some(kind.name) == chosen);
+        let Some(kind) = kind else {
+            section.abandon();
+            return None;
+        };
         let emit = section.choice("emit", &["changes", "final"]);
         let emit = emit.map_or(kind.default_emit, |emit| match emit.value {
             "final" => Emit::Final,
             _ => Emit::Changes,
         });
-        let names = crate::contract::operator::inputs_from(section);
-        let all_known = names.iter().filter(|input| !self.is_known(section, input)).count() == 0;
-        let inputs: Option<Vec<InputRef>> =
-            names.iter().map(|input| self.resolve(&input.name)).collect();
-        let (true, Some(inputs)) = (all_known, inputs) else {
-            return None;
-        };
-        for input in &inputs {
-            if let InputRef::Source(index) = input {
+        section.refuse(&["begin"]);
+        let names = crate::contract::operator::inputs_from(&section);
+        names.iter().for_each(|input| self.report_unknown(&section, input));
+        let known: Vec<Known> = names.iter().map(|input| self.known(&input.name)).collect();
+        for known in &known {
+            if let Known::Planned(InputRef::Source(index)) = known {
                 let mut projection = self.sources[*index].projection.borrow_mut();
                 self.raw.insert(*index, RawColumns::project(&mut projection));
             }
         }
+        let inputs = names.iter().zip(&known).map(|(input, known)| match known {
+            Known::Planned(input) => self.sink_input(*input),
+            known => stand_in::sink_input(&input.name, *known),
+        });
         let context = SinkContext {
             pipeline: pipeline.to_owned(),
             sink: name.to_owned(),
-            inputs: inputs.iter().map(|input| self.sink_input(*input)).collect(),
+            inputs: inputs.collect(),
             emit,
         };
-        let spec = (kind.plan)(section, &context)?;
+        let before = section.findings().len();
+        let spec = (kind.plan)(&section, &context);
+        if known.is_empty() || known.contains(&Known::Unplanned) {
+            stand_in::forget_guesses(&section, before);
+        }
+        section.finish();
+        let inputs: Vec<InputRef> = known.into_iter().map(Known::planned).collect::<Option<_>>()?;
         let mut meanings: Vec<String> =
             inputs.iter().map(|input| self.input_meaning(*input)).collect();
         meanings.push(format!("{emit:?}"));
@@ -342,7 +365,7 @@ impl<'c> Planner<'c> {
             name: name.to_owned(),
             kind: kind.name,
             guarantee: kind.guarantee,
-            spec,
+            spec: spec?,
             inputs,
             context,
             fingerprint: fingerprint(&meanings),
@@ -358,10 +381,17 @@ impl<'c> Planner<'c> {
             },
             InputRef::Operator(index) => {
                 let node = &self.operators[index].0;
+                let mut schema = (*node.planned.schema).clone();
+                if let Finality::At { plus_us, .. } = &mut schema.finality {
+                    let planned = &node.planned;
+                    let delay_us =
+                        planned.watermark.delay_us().saturating_add(planned.held_back_us);
+                    *plus_us = plus_us.saturating_add(delay_us);
+                }
                 SinkInput {
                     name: node.name.clone(),
                     role: InputRole::Operator,
-                    schema: node.planned.schema.clone(),
+                    schema: Arc::new(schema),
                 }
             }
             InputRef::DeadLetters => SinkInput {
@@ -373,7 +403,7 @@ impl<'c> Planner<'c> {
     }
 
     fn warn_of_unread(&self, root: &Section<'_>, sinks: &[SinkNode]) {
-        let Some(table) = root.table("operators") else {
+        let Some(table) = root.table("operators").filter(|_| !sinks.is_empty()) else {
             return;
         };
         for (index, (node, _)) in self.operators.iter().enumerate() {
@@ -415,39 +445,4 @@ impl<'c> Planner<'c> {
         let operators = self.operators.into_iter().map(|(node, _)| node).collect();
         Deployment { name, workers, flush_us, sources, operators, sinks }
     }
-}
-
-/// The kinds of operator that the contract names and this version refuses.
-const OPERATORS_NOT_YET: [&str; 6] =
-    ["flow", "lineage", "retention", "sessions", "sample", "filter"];
-
-fn operator_kind(section: &Section<'_>, names: &[&'static str]) -> Option<&'static str> {
-    let text = section.text("type")?;
-    if OPERATORS_NOT_YET.contains(&text.value.as_str()) || text.value == "derive" {
-        section.findings().error_help(
-            text.span,
-            format!("operators of type `{}` are not built yet", text.value),
-            format!("this version has: {}", names.join(", ")),
-        );
-        return None;
-    }
-    section.choice("type", names).map(|choice| choice.value)
-}
-
-/// The tables under `[<key>.<name>]`, with their names checked.
-fn named_tables<'d>(root: &Section<'d>, key: &str, what: &str) -> Vec<(String, Section<'d>)> {
-    let Some(table) = root.table(key) else {
-        return Vec::new();
-    };
-    let mut sections = Vec::new();
-    for (name, node) in table.entries() {
-        if !is_name(&name.name) || name.name == DEAD_LETTER {
-            refuse_name(&table, &name.span, &name.name);
-        }
-        let what = format!("{what} `{}`", name.name);
-        if let Some(section) = table.node_table(node, &name.span, &what) {
-            sections.push((name.name.clone(), section));
-        }
-    }
-    sections
 }

@@ -7,6 +7,7 @@ use waterwheel_config::section::Section;
 use waterwheel_config::units::SECOND_US;
 
 use super::fingerprint::source_meaning;
+use super::tables::chosen_kind;
 use crate::contract::catalog::Catalog;
 use crate::contract::event::Projection;
 use crate::contract::mapping::EventMapping;
@@ -31,38 +32,35 @@ pub(super) struct SourceDraft {
 
 /// Plans one source; its index is its place in the file.
 pub(super) fn plan_source(
-    section: &Section<'_>,
+    section: Section<'_>,
     name: &str,
     index: u16,
     catalog: &Catalog,
 ) -> Option<SourceDraft> {
     let names: Vec<&'static str> = catalog.sources.iter().map(|kind| kind.name).collect();
-    section.require("type")?;
-    let chosen = section.choice("type", &names)?;
-    let kind = catalog.sources.iter().find(|kind| kind.name == chosen.value)?;
+    let chosen = chosen_kind(&section, &names);
+    let kind = catalog.sources.iter().find(|kind| Some(kind.name) == chosen);
+    let Some(kind) = kind else {
+        section.abandon();
+        return None;
+    };
     let until = match section.choice("until", &["forever", "end", "final"]).map(|until| until.value)
     {
         Some("forever") => Until::Forever,
         Some("end") => Until::End,
         Some("final") => Until::Final,
-        _ => (kind.default_until)(section),
+        _ => (kind.default_until)(&section),
     };
     let lateness_us =
         section.duration("lateness").map_or(LATENESS_DEFAULT_US, |lateness| lateness.value);
     let future_max_us = section.duration("max_future").map_or(lateness_us, |future| future.value);
     let bytes_max = section.size("max_bytes").map_or(BYTES_MAX_DEFAULT, |size| size.value);
-    let mapping = EventMapping::read(section);
-    if let Some(format) = section.choice("format", &["json", "cloudevents"])
-        && format.value == "cloudevents"
-    {
-        section.findings().error_help(
-            format.span,
-            "the format `cloudevents` is not built yet",
-            "map the fields in the source's `event` table: id = \"header:ce-id\"",
-        );
-    }
+    let mapping = EventMapping::read(&section);
+    refuse_format(&section);
     section.refuse(&["schemas", "types", "idle_after", "max_skew"]);
-    let spec = (kind.plan)(section)?;
+    let spec = (kind.plan)(&section);
+    let meaning = meaning_without_asking(&section);
+    section.finish();
     let settings = EventSettings {
         name: name.to_owned(),
         index,
@@ -74,12 +72,27 @@ pub(super) fn plan_source(
     Some(SourceDraft {
         name: name.to_owned(),
         kind: kind.name,
-        spec,
+        spec: spec?,
         until,
         settings,
         projection: Rc::default(),
-        meaning: meaning_without_asking(section),
+        meaning,
     })
+}
+
+fn refuse_format(section: &Section<'_>) {
+    let node = section.node("format");
+    match node.and_then(|node| section.node_text(node, "format")) {
+        Some(format) if format.value == "cloudevents" => section.findings().error_help(
+            format.span,
+            "the format `cloudevents` is not built yet",
+            "map the fields in the source's `event` table: id = \"header:ce-id\"",
+        ),
+        Some(_) => {
+            section.choice("format", &["json"]);
+        }
+        None => {}
+    }
 }
 
 /// The meaning reads every key, which must not count as asking for it: unknown keys are findings.

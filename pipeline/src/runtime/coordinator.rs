@@ -168,7 +168,7 @@ impl Coordinator {
                     None => return Err(Fault::halt("the dataflow workers are gone")),
                 },
                 message = self.from_outlets.recv() => match message {
-                    Some(message) => self.from_outlet(message)?,
+                    Some(message) => self.hear_outlet(message)?,
                     None => return Err(Fault::halt("the sinks' actors are gone")),
                 },
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(far_away)),
@@ -201,8 +201,10 @@ impl Coordinator {
     }
 
     fn take(&mut self, source: usize, message: Option<FromIntake>) -> Result<(), Fault> {
+        let mut caught_up = false;
         match message {
             Some(FromIntake::Batch(batch)) => {
+                caught_up = batch.pending == Some(0);
                 self.gauges.messages.fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
                 self.sources[source].pending = batch.pending.unwrap_or(0);
                 let pending = self.sources.iter().map(|state| state.pending).sum();
@@ -214,6 +216,10 @@ impl Coordinator {
             Some(FromIntake::Opened(_)) => {}
         }
         self.feed()?;
+        // With nothing pending the source has shown all it has.
+        if self.sources[source].ended || caught_up {
+            self.verify_end(source)?;
+        }
         if self.sources.iter().all(|state| state.ended && state.held.is_none()) {
             self.reach_end();
         }
@@ -236,6 +242,7 @@ impl Coordinator {
             if !self.cuts.is_ahead() || !(0..self.sources.len()).all(at_cut) {
                 break;
             }
+            self.verify_cut()?;
             self.seal(true);
             self.cuts.pass();
             self.gauges.replaying.store(self.cuts.is_ahead(), Ordering::Relaxed);
@@ -244,6 +251,48 @@ impl Coordinator {
             self.seal(false);
         }
         Ok(())
+    }
+
+    /// The log must still hold, at the recorded position, the message that the sinks have seen.
+    fn verify_cut(&self) -> Result<(), Fault> {
+        for (node, state) in self.deployment.sources.iter().zip(&self.sources) {
+            let (Some(recorded), Some(read)) = (self.cuts.recorded(&node.name), &state.position)
+            else {
+                continue;
+            };
+            let is_same = recorded.fingerprint == 0
+                || read.fingerprint == 0
+                || (read.ordinal == recorded.ordinal && read.fingerprint == recorded.fingerprint);
+            if !is_same {
+                return Err(Fault::halt(format!(
+                    "source `{}` was changed: message {} of {} is another than the one that the \
+                     sinks have seen (or is gone; the last before it is {})",
+                    node.name, recorded.ordinal, recorded.stream, read.ordinal
+                ))
+                .help(
+                    "bring the stream or file back as it was, or give the pipeline another `name` \
+                     and its sinks other places, to compute everything anew",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A log that ends before a recorded position has lost what the sinks have seen.
+    fn verify_end(&self, source: usize) -> Result<(), Fault> {
+        let (name, state) = (&self.deployment.sources[source].name, &self.sources[source]);
+        let reached = state.position.as_ref().map_or(0, |position| position.ordinal);
+        match self.cuts.bound(name) {
+            Some(bound) if reached < bound && state.held.is_none() => Err(Fault::halt(format!(
+                "source `{name}` ends at {reached}, and the sinks have seen it up to {bound}: its \
+                 last messages are gone"
+            ))
+            .help(
+                "bring the stream or file back as it was, or give the pipeline another `name` and \
+                 its sinks other places, to compute everything anew",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn dispatch(&mut self, source: usize, raw: RawBatch) -> Result<(), Fault> {
@@ -364,7 +413,7 @@ impl Coordinator {
         }
     }
 
-    fn from_outlet(&mut self, message: FromOutlet) -> Result<(), Fault> {
+    fn hear_outlet(&mut self, message: FromOutlet) -> Result<(), Fault> {
         match message {
             FromOutlet::Taken { sink, count } => {
                 let outlet = &mut self.outlets[sink];

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::contract::position::Positions;
+use crate::contract::position::{Position, Positions};
 
 /// The positions still to be cut at, the earliest first.
 #[derive(Debug, Default)]
@@ -28,6 +28,11 @@ impl Cuts {
         self.0.front().map(|cut| cut.get(source).map_or(0, |position| position.ordinal))
     }
 
+    /// What the next cut records of a source.
+    pub(super) fn recorded(&self, source: &str) -> Option<&Position> {
+        self.0.front().and_then(|cut| cut.get(source))
+    }
+
     /// True while there is a cut ahead.
     pub(super) fn is_ahead(&self) -> bool {
         !self.0.is_empty()
@@ -49,7 +54,6 @@ pub(super) fn is_at_or_before(a: &Positions, b: &Positions) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::position::Position;
 
     fn positions(a: u64, b: u64) -> Positions {
         let position =

@@ -44,17 +44,26 @@ const PARK: Duration = Duration::from_secs(1);
 
 /// The coordinator's end of a worker.
 pub(super) struct WorkerHandle {
-    mailbox: SyncSender<ToWorker>,
+    /// `None` only while it is dropped.
+    mailbox: Option<SyncSender<ToWorker>>,
     thread: Thread,
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        // A parked worker does not see by itself that its mailbox is closed.
+        self.mailbox = None;
+        self.thread.unpark();
+    }
 }
 
 impl WorkerHandle {
     /// Sends a message and wakes the worker.
     pub(super) fn send(&self, message: ToWorker) -> Result<(), Fault> {
         // Never full: the coordinator keeps less under way than fits.
-        let sent = self.mailbox.try_send(message);
+        let sent = self.mailbox.as_ref().is_some_and(|mailbox| mailbox.try_send(message).is_ok());
         self.thread.unpark();
-        sent.map_err(|_| Fault::halt("a dataflow worker is gone"))
+        if sent { Ok(()) } else { Err(Fault::halt("a dataflow worker is gone")) }
     }
 }
 
@@ -105,7 +114,7 @@ pub(super) fn start(
     let handles = mailboxes
         .into_iter()
         .zip(threads)
-        .map(|(mailbox, (_, thread))| WorkerHandle { mailbox, thread })
+        .map(|(mailbox, (_, thread))| WorkerHandle { mailbox: Some(mailbox), thread })
         .collect();
     Ok((Workers { guards }, handles))
 }
@@ -113,9 +122,12 @@ pub(super) fn start(
 /// What a sink's input brought out, by epoch.
 type Captured = Rc<RefCell<BTreeMap<Epoch, Updates>>>;
 
+/// Where the batches of one source enter the dataflow.
+type EventInput = InputHandle<Epoch, CapacityContainerBuilder<Vec<(Rc<EventBatch>, Epoch, isize)>>>;
+
 /// The inputs of the dataflow, and what comes out of it.
 struct Graph {
-    events: Vec<InputHandle<Epoch, CapacityContainerBuilder<Vec<(Rc<EventBatch>, Epoch, isize)>>>>,
+    events: Vec<EventInput>,
     dead: InputSession<Epoch, Row, isize>,
     /// By sink, then by input.
     captured: Vec<Vec<Captured>>,

@@ -68,7 +68,7 @@ pub struct Decoded {
 impl DecodePlan {
     /// Plans the decoding of a projection.
     pub fn new(settings: EventSettings, mut projection: Projection) -> Self {
-        let mut trie = PathTrie::new();
+        let mut trie = PathTrie::default();
         let envelope = EnvelopePlan::new(&settings.mapping, &mut projection, &mut trie);
         let mut payload_slot = None;
         for (slot, field) in projection.fields.iter().enumerate() {

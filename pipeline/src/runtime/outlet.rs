@@ -123,9 +123,13 @@ impl Outlet {
     /// Adds a delivery to what waits, unless the sink holds it already.
     fn gather(&self, gathered: &mut Option<Gathered>, delivery: Delivery) {
         if let Some(recorded) = &self.recorded {
+            // Nothing changes what is final, whatever another sink still has to read.
+            if recorded.finished {
+                return;
+            }
             let is_held = is_at_or_before(&delivery.record.positions, &recorded.record.positions);
             // The epoch that closes everything moves no position.
-            if is_held && (recorded.finished || !delivery.finished) {
+            if is_held && !delivery.finished {
                 return;
             }
         }

@@ -86,7 +86,10 @@ async fn generation(
     check_fingerprints(deployment, &claimed)?;
     let recorded: Vec<Progress> =
         claimed.iter().filter_map(|claimed| claimed.progress.clone()).collect();
-    if recorded.len() == claimed.len() && recorded.iter().all(|progress| progress.finished) {
+    // A sink that keeps no progress has no say in whether the pipeline is finished.
+    let mut keepers = claimed.iter().filter(|claimed| claimed.sink.keeps_progress()).peekable();
+    let is_finished = |claimed: &Claimed| claimed.progress.as_ref().is_some_and(|p| p.finished);
+    if keepers.peek().is_some() && keepers.all(is_finished) {
         return Ok(Outcome::AlreadyFinished);
     }
     // All sinks of a pipeline began at one place; a new one begins there too.
@@ -260,8 +263,12 @@ impl Running {
     async fn end(self, result: Result<Stopped, Fault>) -> Result<Outcome, Fault> {
         let Self { coordinator, mut intakes, stop_intakes, mut outlets, workers, .. } = self;
         stop_intakes.cancel();
+        // An intake that faults closes its mailbox, which the coordinator may see before the fault.
+        let mut result = result;
         for intake in &mut intakes {
-            let _ = intake.ended().await;
+            if let Ending::Fault(fault) = intake.ended().await {
+                result = result.and(Err(fault));
+            }
         }
         // Closes the mailboxes of workers and outlets.
         drop(coordinator);

@@ -95,6 +95,8 @@ fn plan_inputs(
     let with_changes = context.emit == Emit::Changes;
     let before = section.findings().len();
     let mut inputs = Vec::new();
+    // A partition that one input lacks is told once, however many lack it.
+    let mut told: Vec<&str> = Vec::new();
     for input in &context.inputs {
         let clashes = |name: &&&str| with_changes && input.schema.index_of(name).is_some();
         for name in CHANGE_COLUMNS.iter().filter(clashes) {
@@ -103,7 +105,7 @@ fn plan_inputs(
                 input.name
             );
             let help = "give the column another name, or choose `emit = \"final\"`";
-            section.findings().error_help(section.key_span("from"), message, help);
+            section.findings().error_help(section.word_in("from", &input.name), message, help);
         }
         let partitioning = match partition {
             None => Partitioning::default_of(&input.schema),
@@ -112,7 +114,16 @@ fn plan_inputs(
                     .iter()
                     .enumerate()
                     .filter(|(index, name)| is_first(section, &written[..*index], name))
-                    .filter_map(|(_, name)| plan_part(section, input, name))
+                    .filter(|(_, name)| !told.contains(&name.value.as_str()))
+                    .map(|(_, name)| (name, plan_part(section, input, name)))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .filter_map(|(name, part)| {
+                        if part.is_none() {
+                            told.push(&name.value);
+                        }
+                        part
+                    })
                     .collect(),
             ),
         };

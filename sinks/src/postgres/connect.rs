@@ -46,6 +46,12 @@ pub(super) struct Address {
 impl Address {
     /// Reads the URL. The error is a sentence for a finding, and quotes nothing of the URL.
     pub(super) fn parse(url: &str, tls_ca: Option<PathBuf>) -> Result<Self, String> {
+        if !url.starts_with("postgres://")
+            && !url.starts_with("postgresql://")
+            && !url.contains('=')
+        {
+            return Err("`url` is not a Postgres URL: it must begin with postgres://".to_owned());
+        }
         // Our `require` verifies, so that libpq's stricter words mean the same.
         let url = ["verify-full", "verify-ca"].iter().fold(url.to_owned(), |url, word| {
             url.replace(&format!("sslmode={word}"), "sslmode=require")

@@ -109,7 +109,10 @@ impl Table {
                 return Err(format!("`{}` has a column without a usable name", input.name));
             }
             if SYSTEM_COLUMNS.contains(&column.name.as_str()) {
-                return Err(format!("the column name `{}` belongs to Postgres", column.name));
+                let (input, column) = (&input.name, &column.name);
+                return Err(format!(
+                    "`{input}` has a column `{column}`, a name that Postgres keeps for itself; give the column another name"
+                ));
             }
         }
         if input.schema.key.len() > 32 {

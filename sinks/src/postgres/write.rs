@@ -7,6 +7,7 @@
 //! the server's transaction horizon, and this connection lives for months).
 
 use std::borrow::Borrow;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::task::Poll;
 
@@ -71,11 +72,10 @@ impl Statements {
     ) -> Result<(), Fault> {
         for Deletes { input, nulls, .. } in deletes {
             let kind = (*input, nulls.clone());
-            if !self.deletes.contains_key(&kind) {
+            if let Entry::Vacant(missing) = self.deletes.entry(kind) {
                 let table = &tables[*input];
                 let prepared = client.prepare(&delete_sql(table, nulls)).await;
-                let prepared = prepared.map_err(|error| table_fault(&error, table))?;
-                self.deletes.insert(kind, prepared);
+                missing.insert(prepared.map_err(|error| table_fault(&error, table))?);
             }
         }
         Ok(())
@@ -235,11 +235,15 @@ enum Part {
     Commit,
 }
 
+/// How many rows a statement touched, once it is answered.
+type Answer<'a> = BoxFuture<'a, Result<u64, Error>>;
+
 /// The statements that were sent and not yet answered, in order.
 struct Flight<'a> {
     client: &'a Client,
     tables: &'a [Table],
-    waiting: VecDeque<(Part, usize, BoxFuture<'a, Result<u64, Error>>)>,
+    /// Each with its size in bytes.
+    waiting: VecDeque<(Part, usize, Answer<'a>)>,
     in_flight_bytes: usize,
     commit_sent: bool,
 }

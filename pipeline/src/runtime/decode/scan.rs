@@ -30,6 +30,13 @@ pub struct PathTrie {
     nodes: Vec<Node>,
 }
 
+impl Default for PathTrie {
+    /// A trie that wants nothing.
+    fn default() -> Self {
+        Self { nodes: vec![Node::default()] }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Node {
     children: Vec<(Box<[u8]>, usize)>,
@@ -37,11 +44,6 @@ struct Node {
 }
 
 impl PathTrie {
-    /// A trie that wants nothing.
-    pub fn new() -> Self {
-        Self { nodes: vec![Node::default()] }
-    }
-
     /// Wants the value at a path in a slot.
     pub fn insert(&mut self, path: &[String], slot: usize) {
         let mut at = 0;
@@ -490,7 +492,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn scan(text: &str, paths: &[&str]) -> Result<Vec<String>, ScanError> {
-        let mut trie = PathTrie::new();
+        let mut trie = PathTrie::default();
         for (slot, path) in paths.iter().enumerate() {
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
             trie.insert(&path, slot);

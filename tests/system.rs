@@ -8,6 +8,7 @@ mod agreement;
 mod bad_input;
 mod cases;
 mod findings;
+mod history;
 mod latency;
 mod layers;
 mod restart;

@@ -121,6 +121,10 @@ impl SinkSpec for Spec {
         format!("subjects {} at {}", subjects.join(", "), self.0.connection.describe())
     }
 
+    fn placement(&self) -> String {
+        format!("{:?}", self.0.templates)
+    }
+
     fn resources(&self) -> Vec<String> {
         let address = self.0.connection.describe();
         let of = |template: &Template| format!("subject {} at {address}", template.pattern());

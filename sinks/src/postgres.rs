@@ -173,6 +173,11 @@ impl SinkSpec for Spec {
         format!("{noun} {} in postgres at {}", tables.join(", "), self.0.address.shown)
     }
 
+    fn placement(&self) -> String {
+        let tables: Vec<String> = self.0.tables.iter().map(|table| table.name.plain()).collect();
+        tables.join(", ")
+    }
+
     fn resources(&self) -> Vec<String> {
         let names = |table: &Table| std::iter::once(table.name.clone()).chain(table.view());
         let resource = |name: TableName| {

@@ -128,6 +128,12 @@ pub trait SinkSpec: Send + Sync {
     /// What it writes to, in a few words, for `explain` (no secret).
     fn describe(&self) -> String;
 
+    /// The settings that decide where the rows of a key go: with other ones the rows written so far
+    /// would stay behind elsewhere, so a change counts as a change of meaning.
+    fn placement(&self) -> String {
+        String::new()
+    }
+
     /// What no two sinks of a pipeline may share: tables, directories, subjects.
     fn resources(&self) -> Vec<String>;
 }

@@ -358,14 +358,15 @@ impl<'c> Planner<'c> {
         }
         section.finish();
         let inputs: Vec<InputRef> = known.into_iter().map(Known::planned).collect::<Option<_>>()?;
+        let spec = spec?;
         let mut meanings: Vec<String> =
             inputs.iter().map(|input| self.input_meaning(*input)).collect();
-        meanings.push(format!("{emit:?}"));
+        meanings.push(format!("{emit:?} {}", spec.placement()));
         Some(SinkNode {
             name: name.to_owned(),
             kind: kind.name,
             guarantee: kind.guarantee,
-            spec: spec?,
+            spec,
             inputs,
             context,
             fingerprint: fingerprint(&meanings),

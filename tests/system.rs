@@ -11,6 +11,7 @@ mod findings;
 mod history;
 mod latency;
 mod layers;
+mod logins;
 mod restart;
 mod secrets;
 mod support;

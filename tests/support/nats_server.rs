@@ -105,9 +105,9 @@ fn spawn(directory: &Path, config: &str, port: Option<u16>) -> (Child, u16) {
     }
 }
 
-/// The first port in the file: `{"nats":["nats://127.0.0.1:43793"]}`.
+/// The first port in the file: `{"nats":["nats://127.0.0.1:43793"]}`, or `tls://` where it asks for it.
 fn port_in(text: &str) -> Option<u16> {
-    let after = text.split("nats://").nth(1)?;
+    let after = text.split("nats://").nth(1).or_else(|| text.split("tls://").nth(1))?;
     after.split('"').next()?.rsplit(':').next()?.parse().ok()
 }
 

@@ -21,6 +21,8 @@ pub enum Field {
     Path(Vec<String>),
     /// The payload as JSON text.
     Payload,
+    /// A header, by name.
+    Header(&'static str),
 }
 
 /// The fields of the envelope.
@@ -244,11 +246,26 @@ impl Fields for EventView<'_> {
     }
 }
 
+/// The header by which a trace goes on (W3C Trace Context).
+pub const TRACEPARENT: &str = "traceparent";
+
+/// The trace of the one message that caused a row, where there is just one and it had a trace: the
+/// value that a row of raw events or dead letters may carry beyond the columns of its schema.
+pub fn traceparent<'r>(row: &'r Row, schema: &Schema) -> Option<&'r str> {
+    match row.values().get(schema.columns.len()) {
+        // It is to be a header again: nothing in it may end a line, and it is 55 characters today.
+        Some(Value::Text(trace)) => Some(&**trace)
+            .filter(|t| t.len() <= 128 && t.bytes().all(|byte| byte.is_ascii_graphic())),
+        _ => None,
+    }
+}
+
 /// Turns events into the rows of [`raw_schema`].
 #[derive(Clone, Debug)]
 pub struct RawColumns {
     slots: Vec<(usize, ColumnType)>,
     late: usize,
+    traceparent: usize,
 }
 
 impl RawColumns {
@@ -272,11 +289,13 @@ impl RawColumns {
                 (projection.slot(&field), column.kind)
             })
             .collect();
-        Self { slots, late }
+        let traceparent = projection.slot(&Field::Header(TRACEPARENT));
+        Self { slots, late, traceparent }
     }
 
-    /// The row of one event.
+    /// The row of one event, with its trace if it has one (see [`traceparent`]).
     pub fn row(&self, event: &EventView<'_>) -> Row {
+        let trace = event.val(self.traceparent).to_value(ColumnType::Text);
         self.slots
             .iter()
             .enumerate()
@@ -287,6 +306,7 @@ impl RawColumns {
                     event.val(*slot).to_value(*kind)
                 }
             })
+            .chain((!trace.is_null()).then_some(trace))
             .collect()
     }
 }

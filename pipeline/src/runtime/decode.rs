@@ -10,13 +10,13 @@ pub mod scan;
 
 use std::sync::Arc;
 
-use waterwheel_config::value::Row;
+use waterwheel_config::value::{Row, Value};
 
 use self::dead::{DeadLetter, dead_row};
 use self::envelope::EnvelopePlan;
 use self::scan::{DEPTH_MAX, PathTrie, ScanError, Scanner, sanitise};
 use crate::contract::batch::{RawBatch, RawMessage};
-use crate::contract::event::{EventBatch, EventMeta, Field, Projection, Slot};
+use crate::contract::event::{EventBatch, EventMeta, Field, Projection, Slot, TRACEPARENT};
 use crate::contract::mapping::EventMapping;
 
 /// The longest text that may be a key, in bytes (SPEC 2).
@@ -75,7 +75,7 @@ impl DecodePlan {
             match field {
                 Field::Path(path) => trie.insert(path, slot),
                 Field::Payload => payload_slot = Some(slot),
-                Field::Envelope(_) => {}
+                Field::Envelope(_) | Field::Header(_) => {}
             }
         }
         let name = settings.name.as_str().into();
@@ -119,6 +119,7 @@ impl DecodePlan {
                     batch.slots.truncate(slots_before);
                     let payload = raw.bytes(&message.payload);
                     let subject = String::from_utf8_lossy(raw.bytes(&message.subject));
+                    let trace = trace(&batch.text, message);
                     dead.push(dead_row(
                         &self.name,
                         &raw.stream,
@@ -126,6 +127,7 @@ impl DecodePlan {
                         message,
                         payload,
                         &letter,
+                        trace,
                     ));
                 }
             }
@@ -163,7 +165,15 @@ impl DecodePlan {
                 DeadLetter { reason: "late", detail, timestamp_us: Some(event.timestamp_us) };
             let payload = batch.text(message.payload.clone()).as_bytes();
             let subject = batch.text(message.subject.clone());
-            dead_row(&self.name, &batch.stream, subject, message, payload, &letter)
+            dead_row(
+                &self.name,
+                &batch.stream,
+                subject,
+                message,
+                payload,
+                &letter,
+                trace(&batch.text, message),
+            )
         };
         late.into_iter().map(row).collect()
     }
@@ -267,6 +277,14 @@ impl DecodePlan {
             });
         }
         Ok(())
+    }
+}
+
+/// The trace that a message carries, as the value that its row carries on.
+fn trace(text: &str, message: &RawMessage) -> Option<Value> {
+    match envelope::header(text, message, TRACEPARENT) {
+        Slot::Text { start, end } => text.get(start as usize..end as usize).map(Value::text),
+        _ => None,
     }
 }
 

@@ -6,6 +6,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use waterwheel_config::value::{Row, format_timestamp};
 use waterwheel_pipeline::contract::epoch::{EpochRecord, FINAL_WATERMARK, NO_WATERMARK};
+use waterwheel_pipeline::contract::event::traceparent;
 use waterwheel_pipeline::contract::sink::{Changes, Commit, SinkContext, SinkInput};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -18,6 +19,8 @@ pub(super) struct Outgoing {
     pub(super) payload: Bytes,
     /// The same for the same change of the same commit, so that a repetition is recognised.
     pub(super) id: String,
+    /// The trace of the message that caused the row, where there is just one.
+    pub(super) traceparent: Option<String>,
     /// The row's key, for the person who must act on it.
     pub(super) key: String,
 }
@@ -98,6 +101,7 @@ impl<'c> Messages<'c> {
             subject,
             payload: payload.into(),
             id: format!("{}.{id:016x}", self.id_prefix),
+            traceparent: traceparent(row, &input.schema).map(str::to_owned),
             key,
         })
     }

@@ -10,6 +10,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
+use waterwheel_pipeline::contract::event::TRACEPARENT;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::nats::api::{
     ApiError, STREAM_NOT_FOUND, StreamInfo, WRONG_LAST_SEQUENCE,
@@ -171,6 +172,9 @@ impl Outlet {
         let sent = stream::iter(rows.into_iter().map(|row| {
             let mut headers = headers.clone();
             headers.insert("Nats-Msg-Id", row.id);
+            if let Some(trace) = row.traceparent {
+                headers.insert(TRACEPARENT, trace);
+            }
             self.request(row.subject, headers, row.payload)
         }));
         // All of them are in before the progress says so.
@@ -197,7 +201,10 @@ impl Outlet {
         };
         let count = rows.len();
         for (index, row) in rows.into_iter().enumerate() {
-            let headers = numbered(headers.clone(), index + 1);
+            let mut headers = numbered(headers.clone(), index + 1);
+            if let Some(trace) = row.traceparent {
+                headers.insert(TRACEPARENT, trace);
+            }
             // The first one is answered, so that a stream that takes no batches shows at once. The
             // others are not: what is wrong with them shows at the end.
             if index == 0 {

@@ -206,6 +206,23 @@ async fn commits_become_messages_and_progress() {
 }
 
 #[tokio::test]
+async fn the_trace_of_one_message_goes_on() {
+    let server = NatsServer::start();
+    let results = Results::create(&server, atomic()).await;
+    let mut writer = sink(&server);
+    writer.open(1).await.unwrap();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut traced = commit(10, &[("ETH", 1), ("BTC", 2)], &[]);
+    let behind = traced.changes[0].upserts[1].values().iter().cloned();
+    traced.changes[0].upserts[1] = behind.chain([Value::text(trace)]).collect();
+    writer.commit(&traced).await.unwrap();
+    let rows = results.rows().await;
+    assert!(!rows[0].1.contains("traceparent"), "{}", rows[0].1);
+    assert!(rows[1].1.contains(&format!("traceparent: {trace}\r\n")), "{}", rows[1].1);
+    assert_eq!(rows[1].2, json!({ "op": "upsert", "symbol": "BTC", "trades": 2 }));
+}
+
+#[tokio::test]
 async fn a_large_commit_goes_out_in_batches_and_counts_at_the_end() {
     let server = NatsServer::start();
     let results = Results::create(&server, atomic()).await;

@@ -24,7 +24,8 @@ impl DeadLetter {
     }
 }
 
-/// The row of a dead letter, as [`crate::contract::event::dead_letter_schema`] names its columns.
+/// The row of a dead letter, as [`crate::contract::event::dead_letter_schema`] names its columns, with
+/// the message's trace behind them (see [`crate::contract::event::traceparent`]).
 pub(super) fn dead_row(
     source: &str,
     stream: &str,
@@ -32,6 +33,7 @@ pub(super) fn dead_row(
     message: &RawMessage,
     payload: &[u8],
     letter: &DeadLetter,
+    trace: Option<Value>,
 ) -> Row {
     let mut detail = letter.detail.clone();
     let mut kept = payload;
@@ -54,7 +56,7 @@ pub(super) fn dead_row(
         }
     };
     let timestamp_us = letter.timestamp_us.or(message.received_at_us);
-    Row::from(vec![
+    let columns = [
         Value::text(source),
         Value::text(stream),
         Value::text(subject),
@@ -64,7 +66,8 @@ pub(super) fn dead_row(
         Value::text(&detail),
         text,
         base64,
-    ])
+    ];
+    columns.into_iter().chain(trace).collect()
 }
 
 /// How many of the first bytes fit, escapes included.

@@ -16,6 +16,8 @@ use crate::contract::mapping::{EventMapping, Origin};
 pub(super) struct EnvelopePlan {
     fields: Vec<(usize, Envelope, Option<Origin>)>,
     timestamp_slot: usize,
+    /// Headers that are wanted as such.
+    headers: Vec<(usize, &'static str)>,
     /// True while nothing maps `id` elsewhere: then a `Nats-Msg-Id` header stands in for it.
     id_falls_back: bool,
 }
@@ -29,7 +31,11 @@ impl EnvelopePlan {
         // Event time is always needed.
         let timestamp_slot = projection.slot(&Field::Envelope(Envelope::Timestamp));
         let mut fields = Vec::new();
+        let mut headers = Vec::new();
         for (slot, field) in projection.fields.iter().enumerate() {
+            if let Field::Header(name) = field {
+                headers.push((slot, *name));
+            }
             let Field::Envelope(envelope) = field else {
                 continue;
             };
@@ -40,7 +46,7 @@ impl EnvelopePlan {
             fields.push((slot, *envelope, origin));
         }
         let id_falls_back = mapping.mapped(Envelope::Id).is_none();
-        Self { fields, timestamp_slot, id_falls_back }
+        Self { fields, timestamp_slot, headers, id_falls_back }
     }
 
     /// Fills what the payload did not; the event's timestamp.
@@ -87,6 +93,9 @@ impl EnvelopePlan {
                 }
                 (_, found) => found,
             };
+        }
+        for (slot, name) in &self.headers {
+            slots[*slot] = header(text, message, name);
         }
         let timestamp_us = self.timestamp(slots[self.timestamp_slot], text, scratch, message)?;
         slots[self.timestamp_slot] = Slot::Timestamp(timestamp_us);
@@ -148,7 +157,7 @@ fn write(scratch: &mut String, fill: impl FnOnce(&mut String)) -> Slot {
 }
 
 /// The first header with this name, in any case.
-fn header(text: &str, message: &RawMessage, name: &str) -> Slot {
+pub(super) fn header(text: &str, message: &RawMessage, name: &str) -> Slot {
     let mut start = message.headers.start as usize;
     let end = message.headers.end as usize;
     let all = text.get(start..end).unwrap_or_default();

@@ -69,6 +69,25 @@ fn messages_become_raw_rows() {
 }
 
 #[test]
+fn a_trace_goes_on_behind_the_columns() {
+    use crate::contract::event::{dead_letter_schema, raw_schema, traceparent};
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut projection = Projection::default();
+    let columns = RawColumns::project(&mut projection);
+    let plan = DecodePlan::new(settings(), projection);
+    let mut builder = BatchBuilder::new("S".into(), 0);
+    let header = format!("a:b\r\nTraceparent: {trace}\r\n");
+    builder.push(1, 1, Some(0), b"s", header.as_bytes(), b"{}");
+    builder.push(2, 2, Some(0), b"s", header.as_bytes(), b"[]");
+    builder.push(3, 3, Some(0), b"s", b"traceparent:a\nb\r\n", b"{}");
+    let decoded = plan.decode(builder.finish(None));
+    let row = |index| columns.row(&decoded.batch.view(index));
+    assert_eq!(traceparent(&row(0), &raw_schema()), Some(trace));
+    assert_eq!(traceparent(&decoded.dead[0], &dead_letter_schema()), Some(trace));
+    assert_eq!(traceparent(&row(1), &raw_schema()), None);
+}
+
+#[test]
 fn bad_messages_become_dead_letters() {
     let plan = DecodePlan::new(settings(), Projection::default());
     let large = [b"{\"a\":\"".to_vec(), vec![b'x'; 5000], b"\"}".to_vec()].concat();

@@ -1,0 +1,116 @@
+//! Logins that a URL cannot carry: an nkey, and TLS on both sides.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::support::nats_server::NatsServer;
+use crate::support::stream::{block_on, create, publish};
+use crate::support::waterwheel::Deployment;
+
+/// A user made for this test, and known to the whole world now.
+const NKEY_SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+const NKEY_PUBLIC: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+
+fn deployment(directory: &Path, connection: &str) -> Deployment {
+    let text = format!(
+        r#"
+name = "logins"
+
+[sources.events]
+type = "nats"
+{connection}
+stream = "EVENTS"
+until = "final"
+
+[sinks.screen]
+type = "print"
+from = ["events"]
+"#
+    );
+    Deployment::new(&directory.join("run"), &text)
+}
+
+/// Five events by a client of its own, then waterwheel reads them with `connection`.
+fn reads_five(directory: &Path, client: async_nats::ConnectOptions, url: &str, connection: &str) {
+    block_on(async {
+        let client = client.connect(url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+        let context = async_nats::jetstream::new(client);
+        create(&context, "EVENTS", "events").await;
+        publish(&context, "events.a", (0..5).map(|n| format!("{{\"n\":{n}}}").into_bytes())).await;
+    });
+    let ending = deployment(directory, connection).run();
+    assert_eq!(ending.stdout.lines().count(), 5, "{}", ending.stdout);
+}
+
+#[test]
+fn an_nkey_logs_in_and_nothing_else_does() {
+    let directory = TempDir::new().unwrap();
+    let config = format!("authorization {{ users: [ {{ nkey: {NKEY_PUBLIC} }} ] }}\n");
+    let nats = NatsServer::start_with(&config);
+    let client = async_nats::ConnectOptions::with_nkey(NKEY_SEED.to_owned());
+    let connection = format!("url = \"{}\"\nnkey = \"{NKEY_SEED}\"", nats.url());
+    reads_five(directory.path(), client, &nats.url(), &connection);
+    let refused = deployment(directory.path(), &format!("url = \"{}\"", nats.url())).start().wait();
+    assert_eq!(refused.status.code(), Some(4), "{}", refused.stderr);
+    assert!(refused.stderr.contains("refuses the login"), "{}", refused.stderr);
+}
+
+#[test]
+fn both_sides_show_a_certificate() {
+    let directory = TempDir::new().unwrap();
+    let at = |file: &str| directory.path().join(file).display().to_string();
+    certificates(directory.path());
+    let config = format!(
+        "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", verify: true }}\n",
+        at("server.pem"),
+        at("server.key"),
+        at("ca.pem")
+    );
+    let nats = NatsServer::start_with(&config);
+    let url = nats.url().replace("nats://", "tls://");
+    let client = async_nats::ConnectOptions::new()
+        .add_root_certificates(at("ca.pem").into())
+        .add_client_certificate(at("client.pem").into(), at("client.key").into());
+    let connection = format!(
+        "url = \"{url}\"\ntls = {{ ca = \"{}\", cert = \"{}\", key = \"{}\" }}",
+        at("ca.pem"),
+        at("client.pem"),
+        at("client.key")
+    );
+    reads_five(directory.path(), client, &url, &connection);
+}
+
+/// A CA, and a certificate by it for the server and one for the client.
+fn certificates(directory: &Path) {
+    openssl(directory, "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=ca");
+    for (name, extension) in [
+        ("server", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+        ("client", "extendedKeyUsage=clientAuth"),
+    ] {
+        std::fs::write(directory.join("extension"), extension).unwrap();
+        openssl(
+            directory,
+            &format!(
+                "req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"
+            ),
+        );
+        openssl(
+            directory,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem \
+                 -extfile extension"
+            ),
+        );
+    }
+}
+
+fn openssl(directory: &Path, arguments: &str) {
+    let output = Command::new("openssl")
+        .args(arguments.split_whitespace())
+        .current_dir(directory)
+        .output()
+        .expect("openssl makes the certificates: install it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod clock;
 pub mod epoch;
 pub mod event;
+pub mod failpoint;
 pub mod fault;
 pub mod fold;
 pub mod mapping;

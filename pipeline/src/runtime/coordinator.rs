@@ -27,6 +27,7 @@ use super::messages::{
 };
 use crate::contract::batch::RawBatch;
 use crate::contract::epoch::{Epoch, FINAL_WATERMARK, Generation, NO_WATERMARK, Progress};
+use crate::contract::failpoint;
 use crate::contract::fault::Fault;
 use crate::contract::position::Positions;
 use crate::contract::source::Until;
@@ -320,6 +321,7 @@ impl Coordinator {
         let mut sealed = std::mem::replace(&mut self.open, next);
         sealed.positions = self.positions();
         self.sealed.push_back(sealed);
+        failpoint::reach("epoch.sealed");
     }
 
     fn positions(&self) -> Positions {
@@ -411,6 +413,7 @@ impl Coordinator {
                 tracing::debug!("an outlet is gone");
             }
         }
+        failpoint::reach("epoch.delivered");
     }
 
     fn hear_outlet(&mut self, message: FromOutlet) -> Result<(), Fault> {

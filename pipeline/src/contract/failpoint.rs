@@ -9,7 +9,17 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Every point at which a process can be made to crash. The fault tests walk the list.
-pub const POINTS: &[&str] = &["epoch.sealed", "epoch.delivered"];
+pub const POINTS: &[&str] = &[
+    "epoch.sealed",
+    "epoch.delivered",
+    "checkpoint.file.written",
+    "checkpoint.file.synced",
+    "checkpoint.file.renamed",
+    "checkpoint.segment.durable",
+    "checkpoint.manifest.durable",
+    "checkpoint.manifest.deleted",
+    "checkpoint.segment.deleted",
+];
 
 /// Every bug that can be switched on, and what it does. The fault tests must catch each.
 pub const SEEDED_BUGS: &[(&str, &str)] = &[];

@@ -1,6 +1,7 @@
 //! The graph that a deployment file describes: sources, operators in the order of the flow, sinks.
 
 mod cycles;
+mod engine;
 pub mod explain;
 mod fingerprint;
 mod plan;
@@ -8,6 +9,7 @@ mod sources;
 mod stand_in;
 mod tables;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use waterwheel_config::schema::SchemaRef;
@@ -29,12 +31,25 @@ pub struct Deployment {
     pub workers: usize,
     /// The longest that an event waits before its changes go to the sinks.
     pub flush_us: i64,
+    /// Where and how often the state of the operators is saved, if it is.
+    pub checkpoint: Option<CheckpointSettings>,
     /// The sources, in the order of the file.
     pub sources: Vec<SourceNode>,
     /// The operators, each after its inputs.
     pub operators: Vec<OperatorNode>,
     /// The sinks, by name.
     pub sinks: Vec<SinkNode>,
+}
+
+/// Where and how often the state of the operators is saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointSettings {
+    /// The directory; every pipeline has one of its own below.
+    pub path: PathBuf,
+    /// The time between two checkpoints, in microseconds.
+    pub every_us: i64,
+    /// How many are kept.
+    pub keep: usize,
 }
 
 /// Where an input comes from.
@@ -76,8 +91,8 @@ pub struct OperatorNode {
     pub inputs: Vec<InputRef>,
     /// What it does.
     pub planned: Planned,
-    /// The watermark in force inside.
-    pub watermark: Watermark,
+    /// A hash over everything that gives its rows and its state their meaning.
+    pub fingerprint: u128,
 }
 
 /// A sink of the graph.

@@ -122,8 +122,7 @@ impl UserChains {
         if self.final_at(window) <= watermark_us {
             return;
         }
-        let open =
-            self.periods.entry(window.start).or_insert_with(|| OpenPeriod::new(window));
+        let open = self.periods.entry(window.start).or_insert_with(|| OpenPeriod::new(window));
         let cell = open.users.entry(user).or_default();
         if !std::mem::replace(&mut cell.is_touched, true) {
             open.touched.push(user);
@@ -285,8 +284,7 @@ impl Fold<UserEvent, (PeriodKey, Totals)> for UserChains {
             if self.final_at(window) <= watermark_us {
                 return;
             }
-            let open =
-                self.periods.entry(window.start).or_insert_with(|| OpenPeriod::new(window));
+            let open = self.periods.entry(window.start).or_insert_with(|| OpenPeriod::new(window));
             let cell = open.users.entry(saved.user).or_default();
             cell.sealed = saved.sealed;
             cell.pending = saved.pending;

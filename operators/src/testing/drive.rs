@@ -26,7 +26,7 @@ use waterwheel_pipeline::contract::event::EventBatch;
 use waterwheel_pipeline::contract::operator::{Events, Input, RenderContext, Rows};
 use waterwheel_pipeline::contract::sink::{Emit, Sink, SinkContext, SinkKind, SinkSpec};
 use waterwheel_pipeline::contract::source::{Source, SourceKind, SourceSpec, Until};
-use waterwheel_pipeline::contract::state::{KeyGroup, Keeper, Restore, SavedPart, SavedState};
+use waterwheel_pipeline::contract::state::{Keeper, KeyGroup, Restore, SavedPart, SavedState};
 use waterwheel_pipeline::graph::{Deployment, InputRef, plan};
 
 use super::log::{Message, Script, Step};

@@ -26,7 +26,12 @@ impl SavedState for Chain {
         let since = self.0.iter().rposition(|segment| segment.whole.contains(&group));
         let segments = &self.0[since.expect("the first segment holds everything")..];
         let key = (part.to_owned(), group);
-        Ok(segments.iter().filter_map(|segment| segment.items.get(&key)).flatten().cloned().collect())
+        Ok(segments
+            .iter()
+            .filter_map(|segment| segment.items.get(&key))
+            .flatten()
+            .cloned()
+            .collect())
     }
 }
 
@@ -55,9 +60,10 @@ pub(crate) fn run_restarted(
         }
         // What came after the checkpoint is computed again, and must be the same.
         let last = kept[random.below(kept.len())];
-        let chain = kept.iter().filter(|epoch| **epoch <= last).map(|epoch| {
-            segment(stretch.saves[epoch].clone(), run.saved[epoch].clone())
-        });
+        let chain = kept
+            .iter()
+            .filter(|epoch| **epoch <= last)
+            .map(|epoch| segment(stretch.saves[epoch].clone(), run.saved[epoch].clone()));
         stretch.restore = Some(Arc::new(Chain(chain.collect())));
         stretch.first = last + 1;
     }

@@ -115,7 +115,10 @@ pub(super) struct Start {
 
 impl Start {
     /// The first epoch of this generation: numbers only grow, whatever is recorded where.
-    pub(super) fn first_epoch(recorded: &[Option<Progress>], recovered: Option<&Recovered>) -> Epoch {
+    pub(super) fn first_epoch(
+        recorded: &[Option<Progress>],
+        recovered: Option<&Recovered>,
+    ) -> Epoch {
         let recorded = recorded.iter().flatten().map(|progress| progress.record.epoch);
         let recovered = recovered.map(|recovered| recovered.record.epoch);
         recorded.chain(recovered).max().map_or(1, |epoch| epoch + 1)
@@ -129,8 +132,7 @@ impl Coordinator {
         let resumed = resumed.unwrap_or_default();
         // What the checkpoint holds as well needs no cut.
         let ahead = start.recorded.iter().flatten().map(|progress| &progress.record.positions);
-        let cuts =
-            Cuts::new(ahead.filter(|ahead| !is_at_or_before(ahead, &resumed)).cloned());
+        let cuts = Cuts::new(ahead.filter(|ahead| !is_at_or_before(ahead, &resumed)).cloned());
         let largest_us = start.recovered.map(|recovered| recovered.largest_us).unwrap_or_default();
         let sources = start
             .deployment

@@ -152,12 +152,7 @@ struct Graph {
 }
 
 impl Graph {
-    fn render(
-        worker: &mut Worker,
-        deployment: &Deployment,
-        clock: Clock,
-        keeper: Keeper,
-    ) -> Self {
+    fn render(worker: &mut Worker, deployment: &Deployment, clock: Clock, keeper: Keeper) -> Self {
         let probe = ProbeHandle::new();
         worker.dataflow::<Epoch, _, _>(|scope| {
             let (events, streams): (Vec<_>, Vec<_>) =

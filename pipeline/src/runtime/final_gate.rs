@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
-use differential_dataflow::consolidation::consolidate;
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use timely::dataflow::channels::pact::Pipeline;
 use waterwheel_config::schema::Finality;
 use waterwheel_config::value::{Row, Value};
@@ -30,7 +30,7 @@ pub(super) fn final_only<'s>(
         clock: clock.clone(),
         watermark,
         held: BTreeMap::new(),
-        unsaved: part.is_kept().then(Unsaved::default),
+        gone: Vec::new(),
     };
     every_epoch_kept(rows.inner, Pipeline, "FinalOnly", clock, Some(part), gate)
 }
@@ -40,37 +40,17 @@ struct FinalGate {
     clock: Clock,
     watermark: Watermark,
     /// By the watermark at which they are final.
-    held: BTreeMap<i64, HashMap<Row, isize>>,
-    /// Where checkpoints are taken, what changed since the last.
-    unsaved: Option<Unsaved>,
+    held: BTreeMap<i64, HashMap<Row, Held>>,
+    /// Rows of the last checkpoint that were taken back since, with what undoes them.
+    gone: Vec<(Row, isize)>,
 }
 
-/// Changes since the last checkpoint.
-#[derive(Default)]
-struct Unsaved {
-    changes: Vec<(Row, isize)>,
-    /// How many were left when they were last consolidated.
-    consolidated: usize,
-}
-
-impl Unsaved {
-    fn push(&mut self, row: &Row, diff: isize, is_held: impl Fn(&Row) -> bool) {
-        self.changes.push((row.clone(), diff));
-        // Rows that are replaced in every epoch, or have gone out since, would pile up.
-        if self.changes.len() > 2 * self.consolidated + 1024 {
-            consolidate(&mut self.changes);
-            self.changes.retain(|(row, _)| is_held(row));
-            self.consolidated = self.changes.len();
-        }
-    }
-}
-
-/// The key group of a row that is held. Any worker may hold it: what is taken back elsewhere cancels
-/// out when the rows of all workers come together.
-fn group(row: &Row) -> KeyGroup {
-    let mut hasher = Xxh3::new();
-    row.hash(&mut hasher);
-    key_group(hasher.finish())
+/// How often a row came, less how often it was taken back.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    count: isize,
+    /// The same as of the last checkpoint.
+    saved: isize,
 }
 
 /// The watermark at which a row is final.
@@ -84,49 +64,65 @@ fn final_at(finality: Finality, row: &Row) -> i64 {
     }
 }
 
+/// The key group of a row that is held. Any worker may hold it: what is taken back elsewhere cancels
+/// out when the rows of all workers come together.
+fn group(row: &Row) -> KeyGroup {
+    let mut hasher = Xxh3::new();
+    row.hash(&mut hasher);
+    key_group(hasher.finish())
+}
+
+impl FinalGate {
+    fn change(&mut self, row: Row, diff: isize) {
+        let held = self.held.entry(final_at(self.finality, &row)).or_default();
+        match held.entry(row) {
+            Entry::Vacant(entry) => drop(entry.insert(Held { count: diff, saved: 0 })),
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().count += diff;
+                // A row that was replaced goes at once: its window may stay open for long.
+                if entry.get().count == 0 {
+                    let (row, Held { saved, .. }) = entry.remove_entry();
+                    if saved != 0 {
+                        self.gone.push((row, -saved));
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Fold<Row, Row> for FinalGate {
     fn epoch(&mut self, epoch: Epoch, updates: Vec<(Row, isize)>, output: &mut Vec<(Row, isize)>) {
-        let watermark_us = self.clock.after(epoch, &self.watermark);
         for (row, diff) in updates {
-            let final_us = final_at(self.finality, &row);
-            // What goes out in this epoch is not held in any checkpoint.
-            if let Some(unsaved) = self.unsaved.as_mut().filter(|_| final_us > watermark_us) {
-                unsaved.push(&row, diff, |row| final_at(self.finality, row) > watermark_us);
-            }
-            let held = self.held.entry(final_us).or_default();
-            let count = held.entry(row).or_default();
-            *count += diff;
+            self.change(row, diff);
         }
+        let watermark_us = self.clock.after(epoch, &self.watermark);
         while let Some(first) = self.held.first_entry()
             && *first.key() <= watermark_us
         {
-            output.extend(first.remove().into_iter().filter(|(_, count)| *count != 0));
-        }
-        if let Some(mut last) = self.held.first_entry() {
-            // Rows that were replaced in this epoch are mostly in the oldest window.
-            last.get_mut().retain(|_, count| *count != 0);
+            output.extend(first.remove().into_iter().map(|(row, held)| (row, held.count)));
         }
     }
 
     fn save(&mut self, saver: &mut Saver) {
-        let Some(unsaved) = &mut self.unsaved else {
-            return;
-        };
-        consolidate(&mut unsaved.changes);
-        for change in std::mem::take(&mut unsaved.changes) {
+        for change in self.gone.drain(..) {
             let group = group(&change.0);
             if !saver.is_whole(group) {
                 saver.put(group, &change);
             }
         }
-        unsaved.consolidated = 0;
-        if saver.has_whole() {
-            for change in self.held.values().flatten() {
-                let group = group(change.0);
-                if saver.is_whole(group) {
-                    saver.put(group, &change);
-                }
+        for (row, held) in self.held.values_mut().flatten() {
+            let change = held.count - held.saved;
+            if change == 0 && !saver.has_whole() {
+                continue;
             }
+            let group = group(row);
+            if saver.is_whole(group) {
+                saver.put(group, &(row, held.count));
+            } else if change != 0 {
+                saver.put(group, &(row, change));
+            }
+            held.saved = held.count;
         }
     }
 
@@ -136,14 +132,10 @@ impl Fold<Row, Row> for FinalGate {
         };
         let watermark_us = self.clock.after(epoch, &self.watermark);
         part.restore(|(row, diff): (Row, isize)| {
-            let final_us = final_at(self.finality, &row);
             // What is final has gone out.
-            if final_us > watermark_us {
-                *self.held.entry(final_us).or_default().entry(row).or_default() += diff;
+            if final_at(self.finality, &row) > watermark_us {
+                self.change(row, diff);
             }
         });
-        for held in self.held.values_mut() {
-            held.retain(|_, count| *count != 0);
-        }
     }
 }

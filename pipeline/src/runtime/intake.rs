@@ -1,7 +1,6 @@
 //! The intake of one source: opens it, hands its batches on, and opens it again after a fault.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -9,15 +8,13 @@ use tokio_util::sync::CancellationToken;
 use super::actor::Ending;
 use super::gauges::Gauges;
 use super::messages::FromIntake;
-use crate::contract::fault::{Fault, Remedy};
+use super::waiting::Waiting;
+use crate::contract::fault::Remedy;
 use crate::contract::position::Position;
 use crate::contract::source::{Next, Source};
 
 /// Batches that wait for the coordinator: enough to bridge its pauses, few enough to bound memory.
 pub(super) const MAILBOX_BATCHES: usize = 4;
-
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_MOST: Duration = Duration::from_secs(5);
 
 /// What an intake needs.
 pub(super) struct Intake {
@@ -45,20 +42,20 @@ impl Intake {
     async fn read(&mut self) -> Ending {
         let mut position = self.resume.take();
         let mut is_first = true;
-        let mut backoff = BACKOFF_FIRST;
+        let gauges = self.gauges.clone();
+        let mut waiting = Waiting::new(&gauges, format!("source `{}`", self.name));
         loop {
             let opened = match self.source.open(position.as_ref()).await {
                 Ok(opened) => opened,
                 Err(fault) if fault.remedy == Remedy::Retry => {
-                    wait(&self.name, &self.gauges, &fault, &mut backoff).await;
+                    waiting.pause(&fault).await;
                     continue;
                 }
                 Err(fault) => {
                     return Ending::Fault(fault.within(format!("source `{}`", self.name)));
                 }
             };
-            self.gauges.set_waiting(None);
-            backoff = BACKOFF_FIRST;
+            waiting.over();
             position.get_or_insert_with(|| opened.clone());
             if std::mem::take(&mut is_first)
                 && self.coordinator.send(FromIntake::Opened(opened)).await.is_err()
@@ -86,16 +83,7 @@ impl Intake {
             if fault.remedy != Remedy::Retry {
                 return Ending::Fault(fault.within(format!("source `{}`", self.name)));
             }
-            wait(&self.name, &self.gauges, &fault, &mut backoff).await;
+            waiting.pause(&fault).await;
         }
     }
-}
-
-async fn wait(name: &str, gauges: &Gauges, fault: &Fault, backoff: &mut Duration) {
-    if *backoff == BACKOFF_FIRST {
-        tracing::warn!(source = %name, "{fault}; waiting for it");
-    }
-    gauges.set_waiting(Some(format!("source `{name}`: {fault}")));
-    tokio::time::sleep(*backoff).await;
-    *backoff = (*backoff * 2).min(BACKOFF_MOST);
 }

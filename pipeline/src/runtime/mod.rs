@@ -22,3 +22,4 @@ mod intake;
 mod messages;
 mod outlet;
 pub mod pipeline;
+mod waiting;

@@ -2,32 +2,31 @@
 //! something that waiting cannot mend.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Actor, Ending};
-use super::checkpoint::{
-    self, Directory, FromWriter, Recovered, SinkHolds, ToWriter, Writer,
-};
+use super::checkpoint::{self, Directory, FromWriter, Recovered, SinkHolds, ToWriter, Writer};
 use super::coordinator::{Coordinator, DELIVERIES_MAX, OutletHandle, Start, Stopped};
 use super::dataflow::{self, Resume};
 use super::gauges::Gauges;
 use super::intake::{Intake, MAILBOX_BATCHES};
 use super::outlet::Outlet;
+use super::waiting::Waiting;
 use crate::contract::epoch::{Generation, NO_WATERMARK, Progress};
 use crate::contract::fault::{Fault, Remedy};
 use crate::contract::position::Positions;
 use crate::contract::sink::{ClaimError, Sink};
 use crate::graph::Deployment;
 
-const BACKOFF_FIRST: Duration = Duration::from_millis(200);
-const BACKOFF_MOST: Duration = Duration::from_secs(15);
-
 /// Reports from workers and outlets: larger than all that can be under way, so that no worker ever
 /// waits for the coordinator while the coordinator waits for it.
 const REPORTS: usize = 4096;
+
+/// A generation that ran so long was none of a row of failures.
+const WELL_RUN: Duration = Duration::from_secs(60);
 
 /// Messages to and from the writer of checkpoints: two snapshots and their publication fit.
 const SNAPSHOTS: usize = 8;
@@ -54,20 +53,22 @@ pub async fn run(
     gauges: Arc<Gauges>,
     drain: CancellationToken,
 ) -> Result<Outcome, Fault> {
-    let mut backoff = BACKOFF_FIRST;
+    let mut waiting = Waiting::new(&gauges, "the pipeline");
     loop {
+        let began = Instant::now();
         let fault = match generation(&deployment, &gauges, &drain).await {
             Ok(outcome) => return Ok(outcome),
             Err(fault) if fault.remedy == Remedy::Retry => fault,
             Err(fault) => return Err(fault),
         };
-        tracing::warn!("{fault}; starting again from what the sinks hold");
-        gauges.set_waiting(Some(fault.to_string()));
+        tracing::warn!("starting again from what the sinks hold");
+        if began.elapsed() > WELL_RUN {
+            waiting.over();
+        }
         tokio::select! {
             () = drain.cancelled() => return Ok(Outcome::Drained),
-            () = tokio::time::sleep(backoff) => {}
+            () = waiting.pause(&fault) => waiting.tries_again(),
         }
-        backoff = (backoff * 2).min(BACKOFF_MOST);
     }
 }
 
@@ -92,7 +93,6 @@ async fn generation(
         () = drain.cancelled() => return Ok(Outcome::Drained),
         claimed = claim => claimed?,
     };
-    gauges.set_waiting(None);
     check_fingerprints(deployment, &claimed)?;
     // A sink that keeps no progress has no say in whether the pipeline is finished.
     let mut keepers = claimed.iter().filter(|claimed| claimed.sink.keeps_progress()).peekable();
@@ -132,7 +132,8 @@ async fn recover(
             .collect();
         checkpoint::newest(&directory, &deployment, &sinks)
     });
-    read.await.unwrap_or_else(|error| Err(Fault::halt(format!("checkpoints cannot be read: {error}"))))
+    read.await
+        .unwrap_or_else(|error| Err(Fault::halt(format!("checkpoints cannot be read: {error}"))))
 }
 
 /// Claims every sink for one generation, higher than any that a sink or a checkpoint holds.
@@ -148,7 +149,7 @@ async fn claim_all(
         })?,
         None => 0,
     } + 1;
-    let mut backoff = BACKOFF_FIRST;
+    let mut waiting = Waiting::new(gauges, "the start");
     'again: loop {
         let mut claimed = Vec::new();
         for node in &deployment.sinks {
@@ -164,16 +165,12 @@ async fn claim_all(
                     if fault.remedy != Remedy::Retry {
                         return Err(fault);
                     }
-                    if backoff == BACKOFF_FIRST {
-                        tracing::warn!("{fault}; waiting for it");
-                    }
-                    gauges.set_waiting(Some(fault.to_string()));
-                    tokio::time::sleep(backoff).await;
-                    backoff = (backoff * 2).min(BACKOFF_MOST);
+                    waiting.pause(&fault).await;
                     continue 'again;
                 }
             }
         }
+        waiting.over();
         return Ok((generation, claimed));
     }
 }
@@ -337,7 +334,8 @@ impl Running {
     /// Ends the actors in the order of the flow. Where nothing went wrong the outlets first make
     /// everything durable.
     async fn end(self, result: Result<Stopped, Fault>) -> Result<Outcome, Fault> {
-        let Self { coordinator, mut intakes, stop_intakes, mut outlets, workers, writer, .. } = self;
+        let Self { coordinator, mut intakes, stop_intakes, mut outlets, workers, writer, .. } =
+            self;
         stop_intakes.cancel();
         // An intake that faults closes its mailbox, which the coordinator may see before the fault.
         let mut result = result;

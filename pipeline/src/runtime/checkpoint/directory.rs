@@ -44,6 +44,31 @@ impl FileName {
     }
 }
 
+/// What was done to the directory, for tests of what a crash leaves behind.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "only tests look at them"))]
+pub(super) enum Operation {
+    Write(PathBuf, Vec<u8>),
+    SyncFile(PathBuf),
+    Rename(PathBuf, PathBuf),
+    Delete(PathBuf),
+    SyncDirectory,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// What this thread has done to directories.
+    pub(super) static DONE: std::cell::RefCell<Vec<Operation>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+#[cfg(test)]
+fn note(operation: impl FnOnce() -> Operation) {
+    DONE.with(|done| done.borrow_mut().push(operation()));
+}
+
+#[cfg(not(test))]
+fn note(_: impl FnOnce() -> Operation) {}
+
 /// What a file is called while it is written.
 const ASIDE: &str = ".aside-";
 
@@ -95,9 +120,10 @@ impl Directory {
         let written = self.write_aside(&aside, bytes).and_then(|()| {
             failpoint::reach("checkpoint.file.synced");
             fs::rename(&aside, &place)?;
+            note(|| Operation::Rename(aside.clone(), place.clone()));
             failpoint::reach("checkpoint.file.renamed");
-            // A directory that cannot be synced may lose the name.
-            File::open(&self.0)?.sync_all()
+            // A directory that is not synced may lose the name.
+            self.sync()
         });
         if written.is_err() {
             // After a sync that failed nobody knows what the disk holds; it is written anew.
@@ -112,8 +138,11 @@ impl Directory {
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(aside)?;
         file.write_all(bytes)?;
+        note(|| Operation::Write(aside.to_owned(), bytes.to_owned()));
         failpoint::reach("checkpoint.file.written");
-        file.sync_all()
+        file.sync_all()?;
+        note(|| Operation::SyncFile(aside.to_owned()));
+        Ok(())
     }
 
     fn aside(&self, name: FileName) -> PathBuf {
@@ -122,15 +151,21 @@ impl Directory {
 
     /// Deletes a file, if it is there.
     pub(super) fn delete(&self, name: FileName) -> io::Result<()> {
-        match fs::remove_file(self.0.join(name.text())) {
+        let place = self.0.join(name.text());
+        match fs::remove_file(&place) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            _ => {
+                note(|| Operation::Delete(place));
+                Ok(())
+            }
         }
     }
 
     /// Makes deletions durable: what is deleted later must not outlive what was deleted before.
     pub(super) fn sync(&self) -> io::Result<()> {
-        File::open(&self.0)?.sync_all()
+        File::open(&self.0)?.sync_all()?;
+        note(|| Operation::SyncDirectory);
+        Ok(())
     }
 
     /// Deletes what generations before this one left unfinished.

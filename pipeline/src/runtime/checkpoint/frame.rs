@@ -144,7 +144,8 @@ mod tests {
     fn segment() -> Vec<u8> {
         let mut segment = Vec::new();
         for group in [0, 7, 1023] {
-            let items: Vec<u8> = (0..200_u32).map(|byte| (byte * u32::from(group | 3) / 5) as u8).collect();
+            let items: Vec<u8> =
+                (0..200_u32).map(|byte| (byte * u32::from(group | 3) / 5) as u8).collect();
             write(&mut segment, "volume.windows", 1 << 100, group, &items).unwrap();
         }
         segment

@@ -105,11 +105,18 @@ mod tests {
             Position { stream: "S".to_owned(), created: 7, ordinal: 90, fingerprint: 12345 };
         let positions: Positions = [("events".to_owned(), position)].into();
         let watermarks = [("events".to_owned(), 1_000)].into();
-        let record = EpochRecord { epoch: 5, generation: 2, positions: positions.clone(), watermarks };
+        let record =
+            EpochRecord { epoch: 5, generation: 2, positions: positions.clone(), watermarks };
         let segment =
             Segment { file: "a.segment".to_owned(), size_bytes: 10, crc32c: 99, whole: (0, 1024) };
         let operators = [("volume".to_owned(), "ff".to_owned())].into();
-        Manifest::new(record, [("events".to_owned(), 1_500)].into(), positions, operators, vec![segment])
+        Manifest::new(
+            record,
+            [("events".to_owned(), 1_500)].into(),
+            positions,
+            operators,
+            vec![segment],
+        )
     }
 
     #[test]

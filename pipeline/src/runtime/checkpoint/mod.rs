@@ -10,6 +10,8 @@
 //! names the segments that together make a checkpoint ([`manifest`]). Both are written aside, synced
 //! and renamed; a manifest comes after its segments, and is deleted before them.
 
+#[cfg(test)]
+mod crash_images;
 mod directory;
 mod frame;
 mod manifest;

@@ -59,7 +59,10 @@ pub(in crate::runtime) fn newest(
         return Ok(None);
     }
     let names = directory.list().map_err(|error| {
-        Fault::retry(format!("cannot list the checkpoints in {}: {error}", directory.path().display()))
+        Fault::retry(format!(
+            "cannot list the checkpoints in {}: {error}",
+            directory.path().display()
+        ))
     })?;
     let manifests = names.into_iter().rev().filter(|name| name.kind == FileKind::Manifest);
     let mut passed_over = 0;
@@ -71,7 +74,10 @@ pub(in crate::runtime) fn newest(
                 return Ok(Some(recovered));
             }
             Err(Unfit::Damaged(why)) => {
-                tracing::warn!("checkpoint {} is damaged: {why}; trying the one before", file.display());
+                tracing::warn!(
+                    "checkpoint {} is damaged: {why}; trying the one before",
+                    file.display()
+                );
             }
             Err(Unfit::Other(why)) => {
                 tracing::info!("checkpoint {} does not fit: {why}", file.display());
@@ -133,8 +139,7 @@ fn read_segment(directory: &Directory, segment: &Segment) -> Result<Vec<u8>, Unf
     if FileName::parse(file).is_none_or(|name| name.kind != FileKind::Segment) {
         return Err(Unfit::Damaged(format!("`{file}` is no segment's name")));
     }
-    let bytes =
-        directory.read(file).map_err(|error| Unfit::Damaged(format!("{file}: {error}")))?;
+    let bytes = directory.read(file).map_err(|error| Unfit::Damaged(format!("{file}: {error}")))?;
     if bytes.len() as u64 != segment.size_bytes || crc32c::crc32c(&bytes) != segment.crc32c {
         return Err(Unfit::Damaged(format!("{file} is not what was written")));
     }

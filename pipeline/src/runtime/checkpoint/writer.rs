@@ -65,7 +65,7 @@ pub(in crate::runtime) struct Writer {
 
 /// What has been written, and not deleted.
 #[derive(Default)]
-struct Written {
+pub(super) struct Written {
     /// Segments since the last that hold everything.
     chain: Vec<Segment>,
     /// The last snapshot, without what it saved.
@@ -88,12 +88,12 @@ impl Writer {
             // Files are written where waiting blocks nobody.
             let work = tokio::task::spawn_blocking(move || {
                 let done = match message {
-                    ToWriter::Save(snapshot) => written
-                        .save(&directory, &deployment, *snapshot)
-                        .map(|()| FromWriter::Saved),
-                    ToWriter::Publish => written
-                        .publish(&directory, generation, keep)
-                        .map(FromWriter::Published),
+                    ToWriter::Save(snapshot) => {
+                        written.save(&directory, &deployment, *snapshot).map(|()| FromWriter::Saved)
+                    }
+                    ToWriter::Publish => {
+                        written.publish(&directory, generation, keep).map(FromWriter::Published)
+                    }
                 };
                 (done, written)
             });
@@ -119,7 +119,7 @@ impl Writer {
 }
 
 impl Written {
-    fn save(
+    pub(super) fn save(
         &mut self,
         directory: &Directory,
         deployment: &Deployment,
@@ -154,7 +154,7 @@ impl Written {
         Ok(())
     }
 
-    fn publish(
+    pub(super) fn publish(
         &mut self,
         directory: &Directory,
         generation: Generation,
@@ -225,9 +225,8 @@ fn collect(directory: &Directory, generation: Generation, keep: usize) -> io::Re
     let newest = kept.last().copied();
     for name in names.iter().filter(own).filter(|name| name.kind == FileKind::Segment) {
         // A segment after the newest manifest waits for its own.
-        let waits = newest.is_none_or(|newest| {
-            (name.generation, name.epoch) > (newest.generation, newest.epoch)
-        });
+        let waits = newest
+            .is_none_or(|newest| (name.generation, name.epoch) > (newest.generation, newest.epoch));
         if !waits && !needed.contains(&name.text()) {
             directory.delete(*name)?;
             failpoint::reach("checkpoint.segment.deleted");

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use waterwheel_pipeline::contract::catalog::Catalog;
 use waterwheel_pipeline::graph::explain;
+use waterwheel_pipeline::runtime::faults;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -104,6 +105,7 @@ fn abort_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         print(info);
+        faults::record_panic(&info.to_string());
         std::process::abort();
     }));
 }

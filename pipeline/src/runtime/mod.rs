@@ -16,6 +16,7 @@ mod coordinator;
 mod cuts;
 mod dataflow;
 pub mod decode;
+pub mod faults;
 mod final_gate;
 pub mod gauges;
 mod intake;

@@ -11,6 +11,7 @@ use super::actor::{Actor, Ending};
 use super::checkpoint::{self, Directory, FromWriter, Recovered, SinkHolds, ToWriter, Writer};
 use super::coordinator::{Coordinator, DELIVERIES_MAX, OutletHandle, Start, Stopped};
 use super::dataflow::{self, Resume};
+use super::faults;
 use super::gauges::Gauges;
 use super::intake::{Intake, MAILBOX_BATCHES};
 use super::outlet::Outlet;
@@ -101,13 +102,27 @@ async fn generation(
         return Ok(Outcome::AlreadyFinished);
     }
     let recovered = match &directory {
-        Some(directory) => recover(deployment, directory, &claimed).await?,
+        Some(directory) => {
+            faults::begin(directory, &least_positions(&claimed))?;
+            recover(deployment, directory, &claimed).await?
+        }
         None => None,
     };
     let mut running =
         Running::start(deployment, gauges, generation, claimed, recovered, directory)?;
     let result = running.run(drain).await;
     running.end(result).await
+}
+
+/// How far the sink has come that is furthest behind.
+fn least_positions(claimed: &[Claimed]) -> Positions {
+    let recorded = claimed.iter().filter(|claimed| claimed.sink.keeps_progress());
+    let positions = recorded
+        .map(|claimed| claimed.progress.as_ref().map(|progress| progress.record.positions.clone()));
+    let total = |positions: &Option<Positions>| {
+        positions.iter().flatten().map(|(_, position)| u128::from(position.ordinal)).sum::<u128>()
+    };
+    positions.min_by_key(total).flatten().unwrap_or_default()
 }
 
 /// The checkpoint to go on from, if one fits what the sinks hold.

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::Ending;
+use super::backoff::Backoff;
 use super::gauges::Gauges;
 use super::messages::FromIntake;
+use crate::contract::failpoint;
 use crate::contract::fault::{Fault, Remedy};
 use crate::contract::position::Position;
 use crate::contract::source::{Next, Source};
@@ -25,6 +27,10 @@ pub(super) struct Intake {
     pub(super) source: Box<dyn Source>,
     /// Where to begin; `None` on the first run.
     pub(super) resume: Option<Position>,
+    /// Up to where the sinks have seen it, each by itself.
+    pub(super) recorded: Vec<Position>,
+    /// Up to where nothing is needed any more: the oldest checkpoint that is kept.
+    pub(super) released: watch::Receiver<Option<Position>>,
     pub(super) coordinator: mpsc::Sender<FromIntake>,
     pub(super) stop: CancellationToken,
     pub(super) gauges: Arc<Gauges>,
@@ -45,12 +51,12 @@ impl Intake {
     async fn read(&mut self) -> Ending {
         let mut position = self.resume.take();
         let mut is_first = true;
-        let mut backoff = BACKOFF_FIRST;
+        let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MOST);
         loop {
-            let opened = match self.source.open(position.as_ref()).await {
+            let opened = match self.open(position.as_ref()).await {
                 Ok(opened) => opened,
                 Err(fault) if fault.remedy == Remedy::Retry => {
-                    wait(&self.name, &self.gauges, &fault, &mut backoff).await;
+                    self.wait(&fault, &mut backoff).await;
                     continue;
                 }
                 Err(fault) => {
@@ -58,15 +64,17 @@ impl Intake {
                 }
             };
             self.gauges.set_waiting(None);
-            backoff = BACKOFF_FIRST;
-            position.get_or_insert_with(|| opened.clone());
+            backoff.reset();
+            // It may begin behind what is gone and accepted as such.
+            position = Some(opened.clone());
+            failpoint::reach("intake.opened");
             if std::mem::take(&mut is_first)
                 && self.coordinator.send(FromIntake::Opened(opened)).await.is_err()
             {
                 return Ending::Cancelled;
             }
             let fault = loop {
-                match self.source.next().await {
+                match self.next().await {
                     Ok(Next::Batch(batch)) => {
                         let Some(end) = batch.end() else {
                             continue;
@@ -75,6 +83,7 @@ impl Intake {
                         if self.coordinator.send(FromIntake::Batch(batch)).await.is_err() {
                             return Ending::Cancelled;
                         }
+                        failpoint::reach("intake.batch.handed");
                     }
                     Ok(Next::End) => {
                         let _ = self.coordinator.send(FromIntake::End).await;
@@ -86,16 +95,40 @@ impl Intake {
             if fault.remedy != Remedy::Retry {
                 return Ending::Fault(fault.within(format!("source `{}`", self.name)));
             }
-            wait(&self.name, &self.gauges, &fault, &mut backoff).await;
+            self.wait(&fault, &mut backoff).await;
         }
     }
-}
 
-async fn wait(name: &str, gauges: &Gauges, fault: &Fault, backoff: &mut Duration) {
-    if *backoff == BACKOFF_FIRST {
-        tracing::warn!(source = %name, "{fault}; waiting for it");
+    /// Opens the source, and checks that it is what every sink has seen of it.
+    async fn open(&mut self, position: Option<&Position>) -> Result<Position, Fault> {
+        let opened = self.source.open(position).await?;
+        for recorded in &self.recorded {
+            self.source.verify(recorded).await?;
+        }
+        Ok(opened)
     }
-    gauges.set_waiting(Some(format!("source `{name}`: {fault}")));
-    tokio::time::sleep(*backoff).await;
-    *backoff = (*backoff * 2).min(BACKOFF_MOST);
+
+    /// The next messages. What is released meanwhile is let go of at once.
+    async fn next(&mut self) -> Result<Next, Fault> {
+        loop {
+            // Marks it as seen; a source that was opened again is told again.
+            let released = self.released.borrow_and_update().clone();
+            if let Some(released) = released {
+                self.source.release(&released);
+            }
+            tokio::select! {
+                biased;
+                Ok(()) = self.released.changed() => {}
+                next = self.source.next() => return next,
+            }
+        }
+    }
+
+    async fn wait(&mut self, fault: &Fault, backoff: &mut Backoff) {
+        if backoff.is_fresh() {
+            tracing::warn!(source = %self.name, "{fault}; waiting for it");
+        }
+        self.gauges.set_waiting(Some(format!("source `{}`: {fault}", self.name)));
+        backoff.wait().await;
+    }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Actor, Ending};
@@ -15,7 +15,7 @@ use super::intake::{Intake, MAILBOX_BATCHES};
 use super::outlet::Outlet;
 use crate::contract::epoch::{Generation, Progress};
 use crate::contract::fault::{Fault, Remedy};
-use crate::contract::position::Positions;
+use crate::contract::position::{Positions, carry_gaps};
 use crate::contract::sink::{ClaimError, Sink};
 use crate::graph::Deployment;
 
@@ -93,7 +93,8 @@ async fn generation(
         return Ok(Outcome::AlreadyFinished);
     }
     // All sinks of a pipeline began at one place; a new one begins there too.
-    let origin = recorded.first().map(|progress| progress.origin.clone()).unwrap_or_default();
+    let mut origin = recorded.first().map(|progress| progress.origin.clone()).unwrap_or_default();
+    carry_gaps(&mut origin, recorded.iter().map(|progress| &progress.record.positions));
     let mut running = Running::start(deployment, gauges, generation, claimed, recorded, &origin)?;
     let result = running.run(drain).await;
     running.end(result).await
@@ -206,8 +207,13 @@ impl Running {
             from_intakes.push(receiver);
             let intake = Intake {
                 name: node.name.clone(),
-                source: node.spec.build(node.until),
+                source: node.spec.build_for(&deployment.reading(node)),
                 resume: origin.get(&node.name).cloned(),
+                recorded: recorded
+                    .iter()
+                    .filter_map(|progress| progress.record.positions.get(&node.name).cloned())
+                    .collect(),
+                released: watch::channel(None).1,
                 coordinator: sender,
                 stop: stop_intakes.clone(),
                 gauges: gauges.clone(),

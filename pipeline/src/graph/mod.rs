@@ -17,8 +17,9 @@ use waterwheel_config::schema::SchemaRef;
 use crate::contract::clock::Watermark;
 use crate::contract::event::{RawColumns, dead_letter_schema, raw_schema};
 use crate::contract::operator::Planned;
+use crate::contract::position::Gap;
 use crate::contract::sink::{Emit, SinkContext, SinkSpec};
-use crate::contract::source::{SourceSpec, Until};
+use crate::contract::source::{Reading, SourceSpec, Until};
 use crate::runtime::decode::DecodePlan;
 
 pub use plan::plan;
@@ -73,6 +74,8 @@ pub struct SourceNode {
     pub spec: Box<dyn SourceSpec>,
     /// When its reading ends.
     pub until: Until,
+    /// What may be missing from it in this run, as the command line says.
+    pub accepted_gaps: Vec<Gap>,
     /// How far behind the largest timestamp an event may be.
     pub lateness_us: i64,
     /// How its messages are decoded.
@@ -114,6 +117,50 @@ pub struct SinkNode {
 }
 
 impl Deployment {
+    /// How a source is to be read.
+    pub fn reading(&self, source: &SourceNode) -> Reading {
+        Reading {
+            until: source.until,
+            pipeline: self.name.clone(),
+            source: source.name.clone(),
+            accepted_gaps: source.accepted_gaps.clone(),
+            is_checkpointed: self.checkpoint.is_some(),
+        }
+    }
+
+    /// Notes that a range of a source may be missing in this run; without a name it is the only
+    /// source from which anything can be.
+    ///
+    /// # Errors
+    /// Which sources there are, where the name is none of them or is needed.
+    pub fn accept_gap(&mut self, source: Option<&str>, gap: Gap) -> Result<(), String> {
+        let names: Vec<String> = self
+            .sources
+            .iter()
+            .filter(|node| node.spec.has_gaps())
+            .map(|node| node.name.clone())
+            .collect();
+        let known = || format!("`{}`", names.join("`, `"));
+        let wanted = match (source, names.as_slice()) {
+            (_, []) => return Err("no source of this deployment can have gaps".to_owned()),
+            (Some(name), _) if names.iter().any(|known| known == name) => name,
+            (Some(name), _) => {
+                return Err(format!("`{name}` is no source that can have gaps: {}", known()));
+            }
+            (None, [only]) => only,
+            (None, [first, ..]) => {
+                return Err(format!(
+                    "several sources can have gaps, {}: write {first}:{gap}",
+                    known()
+                ));
+            }
+        };
+        if let Some(node) = self.sources.iter_mut().find(|node| node.name == wanted) {
+            node.accepted_gaps.push(gap);
+        }
+        Ok(())
+    }
+
     /// The schema of an edge.
     pub fn schema(&self, input: InputRef) -> SchemaRef {
         match input {

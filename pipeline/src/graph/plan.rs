@@ -413,6 +413,7 @@ impl<'c> Planner<'c> {
                 kind: draft.kind,
                 spec: draft.spec,
                 until: draft.until,
+                accepted_gaps: Vec::new(),
                 lateness_us: draft.settings.lateness_us,
                 decode: Arc::new(DecodePlan::new(draft.settings, draft.projection.take())),
                 raw: raw.get(&index).cloned(),

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::Ending;
 use super::gauges::Gauges;
 use super::messages::FromIntake;
 use super::waiting::Waiting;
-use crate::contract::fault::Remedy;
+use crate::contract::failpoint;
+use crate::contract::fault::{Fault, Remedy};
 use crate::contract::position::Position;
 use crate::contract::source::{Next, Source};
 
@@ -22,6 +23,10 @@ pub(super) struct Intake {
     pub(super) source: Box<dyn Source>,
     /// Where to begin; `None` on the first run.
     pub(super) resume: Option<Position>,
+    /// Up to where the sinks have seen it, each by itself.
+    pub(super) recorded: Vec<Position>,
+    /// Up to where nothing is needed any more: the oldest checkpoint that is kept.
+    pub(super) released: watch::Receiver<Option<Position>>,
     pub(super) coordinator: mpsc::Sender<FromIntake>,
     pub(super) stop: CancellationToken,
     pub(super) gauges: Arc<Gauges>,
@@ -45,7 +50,7 @@ impl Intake {
         let gauges = self.gauges.clone();
         let mut waiting = Waiting::new(&gauges, format!("source `{}`", self.name));
         loop {
-            let opened = match self.source.open(position.as_ref()).await {
+            let opened = match self.open(position.as_ref()).await {
                 Ok(opened) => opened,
                 Err(fault) if fault.remedy == Remedy::Retry => {
                     waiting.pause(&fault).await;
@@ -56,14 +61,16 @@ impl Intake {
                 }
             };
             waiting.over();
-            position.get_or_insert_with(|| opened.clone());
+            // It may begin behind what is gone and accepted as such.
+            position = Some(opened.clone());
+            failpoint::reach("intake.opened");
             if std::mem::take(&mut is_first)
                 && self.coordinator.send(FromIntake::Opened(opened)).await.is_err()
             {
                 return Ending::Cancelled;
             }
             let fault = loop {
-                match self.source.next().await {
+                match self.next().await {
                     Ok(Next::Batch(batch)) => {
                         let Some(end) = batch.end() else {
                             continue;
@@ -72,6 +79,7 @@ impl Intake {
                         if self.coordinator.send(FromIntake::Batch(batch)).await.is_err() {
                             return Ending::Cancelled;
                         }
+                        failpoint::reach("intake.batch.handed");
                     }
                     Ok(Next::End) => {
                         let _ = self.coordinator.send(FromIntake::End).await;
@@ -84,6 +92,31 @@ impl Intake {
                 return Ending::Fault(fault.within(format!("source `{}`", self.name)));
             }
             waiting.pause(&fault).await;
+        }
+    }
+
+    /// Opens the source, and checks that it is what every sink has seen of it.
+    async fn open(&mut self, position: Option<&Position>) -> Result<Position, Fault> {
+        let opened = self.source.open(position).await?;
+        for recorded in &self.recorded {
+            self.source.verify(recorded).await?;
+        }
+        Ok(opened)
+    }
+
+    /// The next messages. What is released meanwhile is let go of at once.
+    async fn next(&mut self) -> Result<Next, Fault> {
+        loop {
+            // Marks it as seen; a source that was opened again is told again.
+            let released = self.released.borrow_and_update().clone();
+            if let Some(released) = released {
+                self.source.release(&released);
+            }
+            tokio::select! {
+                biased;
+                Ok(()) = self.released.changed() => {}
+                next = self.source.next() => return next,
+            }
         }
     }
 }

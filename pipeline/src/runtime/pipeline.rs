@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Actor, Ending};
@@ -18,7 +18,7 @@ use super::outlet::Outlet;
 use super::waiting::Waiting;
 use crate::contract::epoch::{Generation, NO_WATERMARK, Progress};
 use crate::contract::fault::{Fault, Remedy};
-use crate::contract::position::Positions;
+use crate::contract::position::{Positions, carry_gaps};
 use crate::contract::sink::{ClaimError, Sink};
 use crate::graph::Deployment;
 
@@ -250,7 +250,8 @@ impl Running {
             .cloned()
             .unwrap_or_default();
         let begin = recovered.as_ref().map_or(&origin, |recovered| &recovered.record.positions);
-        let begin = begin.clone();
+        let mut begin = begin.clone();
+        carry_gaps(&mut begin, recorded.iter().flatten().map(|known| &known.record.positions));
         let resume = recovered.as_ref().map(|recovered| Resume {
             state: recovered.state.clone(),
             epoch: Start::first_epoch(&recorded, Some(recovered)) - 1,
@@ -288,13 +289,22 @@ impl Running {
         let stop_intakes = CancellationToken::new();
         let mut intakes = Vec::new();
         let mut from_intakes = Vec::new();
+        let mut released = Vec::new();
         for node in &deployment.sources {
             let (sender, receiver) = mpsc::channel(MAILBOX_BATCHES);
+            let (release, listen) = watch::channel(None);
             from_intakes.push(receiver);
+            released.push(release);
             let intake = Intake {
                 name: node.name.clone(),
-                source: node.spec.build(node.until),
+                source: node.spec.build_for(&deployment.reading(node)),
                 resume: begin.get(&node.name).cloned(),
+                recorded: recorded
+                    .iter()
+                    .flatten()
+                    .filter_map(|progress| progress.record.positions.get(&node.name).cloned())
+                    .collect(),
+                released: listen,
                 coordinator: sender,
                 stop: stop_intakes.clone(),
                 gauges: gauges.clone(),
@@ -306,6 +316,7 @@ impl Running {
             generation,
             gauges: gauges.clone(),
             intakes: from_intakes,
+            released,
             workers: handles,
             from_workers,
             outlets,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::backoff::Backoff;
 use super::gauges::Gauges;
 use crate::contract::fault::Fault;
 
@@ -19,7 +20,7 @@ pub(super) struct Waiting<'a> {
     gauges: &'a Gauges,
     /// For whom: ``sink `warehouse` ``.
     whom: String,
-    backoff: Duration,
+    backoff: Backoff,
     lasting: Option<Lasting>,
 }
 
@@ -31,7 +32,12 @@ struct Lasting {
 
 impl<'a> Waiting<'a> {
     pub(super) fn new(gauges: &'a Gauges, whom: impl Into<String>) -> Self {
-        Self { gauges, whom: whom.into(), backoff: BACKOFF_FIRST, lasting: None }
+        Self {
+            gauges,
+            whom: whom.into(),
+            backoff: Backoff::new(BACKOFF_FIRST, BACKOFF_MOST),
+            lasting: None,
+        }
     }
 
     /// Waits a while because of a fault, each time a little longer.
@@ -53,8 +59,7 @@ impl<'a> Waiting<'a> {
             }
             Some(_) => {}
         }
-        tokio::time::sleep(self.backoff.mul_f64(jitter())).await;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MOST);
+        self.backoff.wait().await;
     }
 
     /// Tries again, which takes a while: until it fails, nobody waits.
@@ -70,7 +75,7 @@ impl<'a> Waiting<'a> {
             tracing::info!("{}: goes on after {seconds:.1} s", self.whom);
             self.gauges.goes_on(&self.whom);
         }
-        self.backoff = BACKOFF_FIRST;
+        self.backoff.reset();
     }
 }
 
@@ -80,14 +85,6 @@ impl Drop for Waiting<'_> {
             self.gauges.goes_on(&self.whom);
         }
     }
-}
-
-/// From 0.75 to 1.25, so that many who wait for one server do not all come back at once.
-fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    // Every state is seeded anew.
-    let random = RandomState::new().hash_one(0) >> 32;
-    0.75 + random as f64 / f64::from(u32::MAX) / 2.0
 }
 
 #[cfg(test)]
@@ -102,10 +99,13 @@ mod tests {
         let began = Instant::now();
         waiting.pause(&Fault::retry("connection refused")).await;
         waiting.pause(&Fault::retry("the server is starting up")).await;
-        assert!(began.elapsed() >= BACKOFF_FIRST * 2, "the second pause is twice the first");
+        assert!(
+            began.elapsed() >= BACKOFF_FIRST * 3 / 2,
+            "each pause is at least half of what is due"
+        );
         let shown = gauges.waiting().unwrap();
         assert!(shown.starts_with("sink `warehouse`: the server is starting up since "), "{shown}");
         waiting.over();
-        assert_eq!((gauges.waiting(), waiting.backoff), (None, BACKOFF_FIRST));
+        assert!(gauges.waiting().is_none() && waiting.backoff.is_fresh());
     }
 }

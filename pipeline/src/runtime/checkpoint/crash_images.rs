@@ -21,7 +21,8 @@ const CHECKPOINTS: Epoch = 9;
 const KEEP: usize = 3;
 
 fn positions(ordinal: u64) -> Positions {
-    let position = Position { stream: "s".to_owned(), created: 1, ordinal, fingerprint: 9 };
+    let position =
+        Position { stream: "s".to_owned(), created: 1, ordinal, fingerprint: 9, gaps: Vec::new() };
     [("events".to_owned(), position)].into()
 }
 

@@ -101,8 +101,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn manifest() -> Manifest {
-        let position =
-            Position { stream: "S".to_owned(), created: 7, ordinal: 90, fingerprint: 12345 };
+        let position = Position {
+            stream: "S".to_owned(),
+            created: 7,
+            ordinal: 90,
+            fingerprint: 12345,
+            gaps: Vec::new(),
+        };
         let positions: Positions = [("events".to_owned(), position)].into();
         let watermarks = [("events".to_owned(), 1_000)].into();
         let record =

@@ -153,7 +153,13 @@ mod tests {
     use crate::contract::position::Position;
 
     fn positions(ordinal: u64) -> Positions {
-        let position = Position { stream: "s".to_owned(), created: 0, ordinal, fingerprint: 0 };
+        let position = Position {
+            stream: "s".to_owned(),
+            created: 0,
+            ordinal,
+            fingerprint: 0,
+            gaps: Vec::new(),
+        };
         [("events".to_owned(), position)].into()
     }
 

@@ -8,6 +8,7 @@
 
 mod epochs;
 mod saves;
+mod start;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,15 +22,16 @@ use tokio_util::sync::CancellationToken;
 
 use self::epochs::{Flowing, OpenEpoch, SourceState};
 use self::saves::Saves;
-use super::checkpoint::{FromWriter, Recovered, ToWriter};
-use super::cuts::{Cuts, is_at_or_before};
+pub(super) use self::start::Start;
+use super::checkpoint::FromWriter;
+use super::cuts::Cuts;
 use super::dataflow::WorkerHandle;
 use super::gauges::Gauges;
 use super::messages::{
     BatchId, Delivery, EpochOutput, FromIntake, FromOutlet, FromWorker, ToWorker,
 };
 use crate::contract::batch::RawBatch;
-use crate::contract::epoch::{Epoch, FINAL_WATERMARK, Generation, NO_WATERMARK, Progress};
+use crate::contract::epoch::{Epoch, FINAL_WATERMARK, Generation, NO_WATERMARK};
 use crate::contract::failpoint;
 use crate::contract::fault::Fault;
 use crate::contract::position::{Position, Positions};
@@ -94,86 +96,7 @@ pub(super) struct Coordinator {
     stopping: Option<Stopped>,
 }
 
-/// What a coordinator needs to begin.
-pub(super) struct Start {
-    pub(super) deployment: Arc<Deployment>,
-    pub(super) generation: Generation,
-    pub(super) gauges: Arc<Gauges>,
-    pub(super) intakes: Vec<mpsc::Receiver<FromIntake>>,
-    /// By source: tells its intake what will never be read again.
-    pub(super) released: Vec<watch::Sender<Option<Position>>>,
-    pub(super) workers: Vec<WorkerHandle>,
-    pub(super) from_workers: mpsc::Receiver<FromWorker>,
-    pub(super) outlets: Vec<OutletHandle>,
-    pub(super) from_outlets: mpsc::Receiver<FromOutlet>,
-    /// What each sink recorded; nothing, if it is new.
-    pub(super) recorded: Vec<Option<Progress>>,
-    /// The checkpoint to go on from.
-    pub(super) recovered: Option<Recovered>,
-    /// Where each source began when the pipeline was new, as far as that is known.
-    pub(super) origin: Positions,
-    /// Where snapshots go, if any are taken.
-    pub(super) writer: Option<mpsc::Sender<ToWriter>>,
-    pub(super) from_writer: mpsc::Receiver<FromWriter>,
-}
-
-impl Start {
-    /// The first epoch of this generation: numbers only grow, whatever is recorded where.
-    pub(super) fn first_epoch(
-        recorded: &[Option<Progress>],
-        recovered: Option<&Recovered>,
-    ) -> Epoch {
-        let recorded = recorded.iter().flatten().map(|progress| progress.record.epoch);
-        let recovered = recovered.map(|recovered| recovered.record.epoch);
-        recorded.chain(recovered).max().map_or(1, |epoch| epoch + 1)
-    }
-}
-
 impl Coordinator {
-    pub(super) fn new(start: Start) -> Self {
-        let first = Start::first_epoch(&start.recorded, start.recovered.as_ref());
-        let resumed = start.recovered.as_ref().map(|recovered| recovered.record.positions.clone());
-        let resumed = resumed.unwrap_or_default();
-        // What the checkpoint holds as well needs no cut.
-        let ahead = start.recorded.iter().flatten().map(|progress| &progress.record.positions);
-        let cuts = Cuts::new(ahead.filter(|ahead| !is_at_or_before(ahead, &resumed)).cloned());
-        let largest_us = start.recovered.map(|recovered| recovered.largest_us).unwrap_or_default();
-        let sources = start
-            .deployment
-            .sources
-            .iter()
-            .map(|node| SourceState {
-                largest_us: largest_us.get(&node.name).copied(),
-                ..SourceState::default()
-            })
-            .collect();
-        let every_us = start.deployment.checkpoint.as_ref().map_or(0, |settings| settings.every_us);
-        start.gauges.replaying.store(cuts.is_ahead(), Ordering::Relaxed);
-        Self {
-            deployment: start.deployment,
-            generation: start.generation,
-            gauges: start.gauges,
-            sources,
-            intakes: start.intakes,
-            released: start.released,
-            workers: start.workers,
-            next_worker: 0,
-            from_workers: start.from_workers,
-            outlets: start.outlets,
-            from_outlets: start.from_outlets,
-            from_writer: start.from_writer,
-            saves: Saves::new(start.writer, every_us, resumed, start.recorded),
-            origin: start.origin,
-            cuts,
-            next_epoch: first + 1,
-            next_batch: 0,
-            open: OpenEpoch::new(first),
-            sealed: VecDeque::new(),
-            flowing: VecDeque::new(),
-            stopping: None,
-        }
-    }
-
     /// Waits until every source is open; where each began when the pipeline was new.
     pub(super) async fn opened(&mut self, stop: &CancellationToken) -> Option<Positions> {
         for (index, node) in self.deployment.sources.iter().enumerate() {

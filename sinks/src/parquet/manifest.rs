@@ -5,7 +5,7 @@
 //! too (without files, repeating the progress), so that it takes the number under which an older
 //! instance would commit next: that instance's commit then fails, however late it comes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,9 @@ use waterwheel_pipeline::contract::epoch::{Generation, Progress};
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::sink::ClaimError;
 
-use super::files::{fault, link_exclusively, names, nonce, sync_directory};
+use super::files::{
+    create, fault, link_exclusively, names, nonce, remove, sync_directory, sync_file,
+};
 
 /// How an entry is written; a reader refuses any other.
 const VERSION: u32 = 1;
@@ -219,7 +221,7 @@ impl Log {
         let newest = self.newest().map_err(Fault::unknown_outcome)?;
         if newest.is_some_and(|newest| entry.number < newest.first) {
             // The number was free because what had it is long gone. Nobody reads such an entry.
-            let _ = fs::remove_file(self.path(entry.number));
+            let _ = remove(&self.path(entry.number));
         }
         Ok(Placed::Overtaken)
     }
@@ -233,7 +235,7 @@ impl Log {
         let path = self.path(entry.number);
         let linked = written.and_then(|()| link_exclusively(&staged, &path));
         // What is left of it is removed by the next claim.
-        let _ = fs::remove_file(&staged);
+        let _ = remove(&staged);
         match linked? {
             true => sync_directory(&self.directory).map(|()| true),
             // A network file system may say so to the second try of a request that worked.
@@ -247,7 +249,7 @@ impl Log {
         // Nothing rests on it: what cannot be removed now is removed after the next commit.
         for number in self.numbers().unwrap_or_default() {
             if number < own.first {
-                let _ = fs::remove_file(self.path(number));
+                let _ = remove(&self.path(number));
             }
         }
     }
@@ -281,9 +283,9 @@ pub(super) fn generation_of(name: &str) -> Option<Generation> {
 fn write_synced(path: &Path, entry: &Entry) -> Result<(), Fault> {
     let mut bytes = serde_json::to_vec(entry).map_err(Fault::halt)?;
     bytes.push(b'\n');
-    let written = File::create(path).and_then(|mut file| {
+    let written = create(path).and_then(|mut file| {
         file.write_all(&bytes)?;
-        file.sync_all()
+        sync_file(&file, path)
     });
     written.map_err(|error| fault(&error, "write", path))
 }

@@ -7,12 +7,16 @@
 mod agreement;
 mod bad_input;
 mod cases;
+mod disk_full;
+mod faults;
 mod findings;
 mod history;
+mod hostile;
 mod latency;
 mod layers;
 mod logins;
 mod restart;
 mod secrets;
+mod source_faults;
 mod support;
 mod workers;

@@ -41,7 +41,7 @@ mod tests;
 mod writer;
 
 use columns::Operation;
-use files::{ensure_directory, fault, find_prefixed, names, nonce, sync_directory};
+use files::{ensure_directory, fault, find_prefixed, names, nonce, remove, rename, sync_directory};
 use manifest::{DataFile, Log, generation_of};
 use settings::{Plan, make_plan};
 use writer::{Files, Input, Naming};
@@ -354,7 +354,7 @@ impl Plan {
             {
                 let path = staging.join(name);
                 // It may be gone: its own instance tidies up, too.
-                if let Err(error) = fs::remove_file(&path)
+                if let Err(error) = remove(&path)
                     && error.kind() != std::io::ErrorKind::NotFound
                 {
                     return Err(fault(&error, "remove", &path));
@@ -380,7 +380,7 @@ impl Plan {
             let staged = staging.join(format!("{name}.tmp"));
             let directory = target.parent().unwrap_or(&self.path).to_owned();
             ensure_directory(&directory)?;
-            match fs::rename(&staged, &target) {
+            match rename(&staged, &target) {
                 Ok(()) => failpoint::reach("parquet.file.visible"),
                 // A newer instance was quicker: it finishes what it finds.
                 Err(_) if !staged.exists() && target.exists() => {}

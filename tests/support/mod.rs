@@ -2,13 +2,17 @@
 
 pub(crate) mod nats_server;
 pub(crate) mod postgres;
+pub(crate) mod proxy;
 pub(crate) mod python;
+pub(crate) mod rounds;
 pub(crate) mod rows;
 pub(crate) mod stream;
 pub(crate) mod trading;
 pub(crate) mod waterwheel;
 
 use std::time::{Duration, Instant};
+
+pub(crate) use rounds::rounds;
 
 /// How long anything may take that takes milliseconds on an idle machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);

@@ -50,17 +50,27 @@ impl Postgres {
 
     /// What clients connect to.
     pub(crate) fn url(&self) -> String {
-        format!("postgres://waterwheel@127.0.0.1:{}/postgres", self.port)
+        self.url_of("postgres")
+    }
+
+    /// What clients of another database connect to.
+    pub(crate) fn url_of(&self, database: &str) -> String {
+        format!("postgres://waterwheel@127.0.0.1:{}/{database}", self.port)
     }
 
     /// Runs SQL with psql and returns what it prints: rows by line, columns by tab, no header.
     pub(crate) fn query(&self, sql: &str) -> io::Result<String> {
-        self.psql(&["--no-align", "--tuples-only", "--field-separator=\t"], sql)
+        self.query_in("postgres", sql)
+    }
+
+    /// Runs SQL in another database than the one of [`Self::url`].
+    pub(crate) fn query_in(&self, database: &str, sql: &str) -> io::Result<String> {
+        self.psql(database, &["--no-align", "--tuples-only", "--field-separator=\t"], sql)
     }
 
     /// Runs SQL with psql and returns the table that a person would see.
     pub(crate) fn table(&self, sql: &str) -> io::Result<String> {
-        self.psql(&["--pset=footer=off"], sql)
+        self.psql("postgres", &["--pset=footer=off"], sql)
     }
 
     /// The process id, while it runs.
@@ -155,9 +165,15 @@ impl Postgres {
             && lines.nth(6).is_some_and(|line| line.trim() == "ready")
     }
 
-    fn psql(&self, arguments: &[&str], sql: &str) -> io::Result<String> {
+    fn psql(&self, database: &str, arguments: &[&str], sql: &str) -> io::Result<String> {
         let output = Command::new(self.programs.join("psql"))
-            .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname", &self.url()])
+            .args([
+                "--no-psqlrc",
+                "--quiet",
+                "--set=ON_ERROR_STOP=1",
+                "--dbname",
+                &self.url_of(database),
+            ])
             .args(arguments)
             .args(["--command", sql])
             .env("PGTZ", "UTC")

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -75,11 +76,23 @@ pub(crate) struct Ending {
 /// A running process; killed when dropped.
 pub(crate) struct Waterwheel {
     child: Child,
-    stdout: Option<JoinHandle<String>>,
-    stderr: Option<JoinHandle<String>>,
+    stdout: Option<Pipe>,
+    stderr: Option<Pipe>,
 }
 
 impl Waterwheel {
+    /// What it has said on stderr so far.
+    pub(crate) fn said(&self) -> String {
+        self.stderr.as_ref().map(Pipe::text).unwrap_or_default()
+    }
+
+    /// Sends it a signal: `STOP` makes it stand still, `CONT` go on.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        let status = Command::new("sh").arg("-c").arg(kill).status().expect("sh runs");
+        assert!(status.success(), "the process is there to be sent {name}");
+    }
+
     /// True once it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child can be asked").is_some()
@@ -108,9 +121,7 @@ impl Waterwheel {
 
     /// Asks it to drain, commit and end, as a supervisor does.
     pub(crate) fn terminate(self) -> Ending {
-        let kill = format!("kill -TERM {}", self.child.id());
-        let status = Command::new("sh").arg("-c").arg(kill).status().expect("sh runs");
-        assert!(status.success(), "the process is there to be asked");
+        self.signal("TERM");
         self.wait()
     }
 
@@ -123,11 +134,8 @@ impl Waterwheel {
 
     fn ending(&mut self) -> Ending {
         let status = self.child.wait().expect("a child can be waited for");
-        let text = |reader: Option<JoinHandle<String>>| {
-            reader.map(|reader| reader.join().expect("a reader does not panic")).unwrap_or_default()
-        };
-        let stdout = text(self.stdout.take());
-        let stderr = text(self.stderr.take());
+        let stdout = self.stdout.take().map(Pipe::whole).unwrap_or_default();
+        let stderr = self.stderr.take().map(Pipe::whole).unwrap_or_default();
         Ending { status, stdout, stderr }
     }
 }
@@ -139,11 +147,36 @@ impl Drop for Waterwheel {
     }
 }
 
-/// A child whose pipe is full would stop: reads along.
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = pipe.read_to_end(&mut bytes);
+/// What a child says, read along: a child whose pipe is full would stop.
+struct Pipe {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Pipe {
+    /// All that was said so far.
+    fn text(&self) -> String {
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
-    })
+    }
+
+    /// All that was said, once the child is gone.
+    fn whole(self) -> String {
+        let Self { bytes, reader } = self;
+        reader.join().expect("a reader does not panic");
+        let bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> Pipe {
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let shared = bytes.clone();
+    let reader = std::thread::spawn(move || {
+        let mut chunk = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = pipe.read(&mut chunk) {
+            shared.lock().unwrap_or_else(PoisonError::into_inner).extend(&chunk[..length]);
+        }
+    });
+    Pipe { bytes, reader }
 }

@@ -17,6 +17,8 @@ Usage: cargo xtask <command>
   setup               fetch nats-server, find Postgres, make the Python environment of the tests
   demo                run the demo deployment on a real server and show what comes out
   test [ARGS...]      setup, then `cargo test --workspace ARGS...` on real servers
+  test --nightly [ARGS...]
+                      the same, and every fault happens many times more
   bench [N]           N events (default 5,000,000) from JetStream: bare drain, aggregate, all operators
   bench backfill [N]  the same from a file, without a server
 ";

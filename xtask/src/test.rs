@@ -8,22 +8,29 @@ use crate::process;
 use crate::servers::postgres;
 use crate::tools;
 
-/// Passes the arguments on to `cargo test`.
+/// Passes the arguments on to `cargo test`; after `--nightly` the fault tests repeat everything more
+/// often.
 pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
+    let (is_nightly, arguments) = match arguments {
+        ["--nightly", rest @ ..] => (true, rest),
+        _ => (false, arguments),
+    };
     let python = python()?;
     let nats_server = tools::nats_server()?;
     let postgres = postgres()?;
     println!("nats-server  {}", nats_server.display());
     println!("python       {}", python.display());
     println!("postgres     {}", postgres.display());
-    process::run(
-        process::cargo()
-            .args(["test", "--workspace"])
-            .args(arguments)
-            .env("NATS_SERVER_BIN", nats_server)
-            .env("POSTGRES_BIN_DIR", postgres)
-            .env("WATERWHEEL_PYTHON", python),
-    )
+    let mut test = process::cargo();
+    test.args(["test", "--workspace"])
+        .args(arguments)
+        .env("NATS_SERVER_BIN", nats_server)
+        .env("POSTGRES_BIN_DIR", postgres)
+        .env("WATERWHEEL_PYTHON", python);
+    if is_nightly {
+        test.env("WATERWHEEL_NIGHTLY", "1");
+    }
+    process::run(&mut test)
 }
 
 fn python() -> Outcome<PathBuf> {

@@ -36,9 +36,53 @@ pub(super) fn fault(error: &io::Error, doing: &str, path: &Path) -> Fault {
     }
 }
 
+/// Creates a file that is not there yet.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    let file = File::create_new(path)?;
+    #[cfg(test)]
+    steps::note(|| steps::Step::Create(path.to_owned()));
+    Ok(file)
+}
+
+/// Creates a file, empty even if it was there.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    let file = File::create(path)?;
+    #[cfg(test)]
+    steps::note(|| steps::Step::Create(path.to_owned()));
+    Ok(file)
+}
+
+/// Makes what was written to a file durable; its name is not durable with it.
+pub(super) fn sync_file(file: &File, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    #[cfg(test)]
+    steps::note(|| steps::Step::SyncFile(path.to_owned(), fs::read(path).unwrap_or_default()));
+    // The path is for the tests alone.
+    let _ = path;
+    Ok(())
+}
+
+/// Gives a file another name, in place of whatever had it.
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    #[cfg(test)]
+    steps::note(|| steps::Step::Rename(from.to_owned(), to.to_owned()));
+    Ok(())
+}
+
+/// Takes a file's name away.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    #[cfg(test)]
+    steps::note(|| steps::Step::Remove(path.to_owned()));
+    Ok(())
+}
+
 /// Makes the names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<(), Fault> {
     let synced = File::open(path).and_then(|directory| directory.sync_all());
+    #[cfg(test)]
+    steps::note(|| steps::Step::SyncDirectory(path.to_owned()));
     synced.map_err(|error| match fault(&error, "make durable the directory", path) {
         // After a failed sync the kernel may take what it could not write for written, so that
         // neither another attempt nor what is read back says what is on the disk.
@@ -58,7 +102,11 @@ pub(super) fn ensure_directory(path: &Path) -> Result<(), Fault> {
     let parent = parent.unwrap_or(Path::new("."));
     ensure_directory(parent)?;
     match fs::create_dir(path) {
-        Ok(()) => sync_directory(parent),
+        Ok(()) => {
+            #[cfg(test)]
+            steps::note(|| steps::Step::MakeDirectory(path.to_owned()));
+            sync_directory(parent)
+        }
         // Another instance may have been quicker.
         Err(_) if path.is_dir() => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -84,7 +132,11 @@ pub(super) fn names(directory: &Path) -> Result<Vec<String>, Fault> {
 /// Gives a file a name unless the name is taken: true if it now has it.
 pub(super) fn link_exclusively(from: &Path, to: &Path) -> Result<bool, Fault> {
     match fs::hard_link(from, to) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            #[cfg(test)]
+            steps::note(|| steps::Step::Link(from.to_owned(), to.to_owned()));
+            Ok(true)
+        }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error)
             if error.kind() == ErrorKind::Unsupported
@@ -125,6 +177,51 @@ pub(super) fn find_prefixed(directory: &Path, prefix: &str) -> Result<Option<Pat
         }
     }
     Ok(None)
+}
+
+/// What was done to the file system, in order, so that tests can take it apart.
+#[cfg(test)]
+pub(super) mod steps {
+    use std::cell::RefCell;
+    use std::path::PathBuf;
+
+    /// One change of the file system, or a step towards making one durable.
+    #[derive(Clone, Debug)]
+    pub(in super::super) enum Step {
+        Create(PathBuf),
+        /// With what the file holds.
+        SyncFile(PathBuf, Vec<u8>),
+        Link(PathBuf, PathBuf),
+        Rename(PathBuf, PathBuf),
+        Remove(PathBuf),
+        MakeDirectory(PathBuf),
+        SyncDirectory(PathBuf),
+        /// The sink told its caller that it holds everything up to this epoch.
+        Acknowledged(u64),
+    }
+
+    thread_local! {
+        static STEPS: RefCell<Option<Vec<Step>>> = const { RefCell::new(None) };
+    }
+
+    /// Notes the steps of this thread from here on.
+    pub(in super::super) fn begin() {
+        STEPS.with_borrow_mut(|steps| *steps = Some(Vec::new()));
+    }
+
+    /// The steps since the beginning.
+    pub(in super::super) fn end() -> Vec<Step> {
+        STEPS.with_borrow_mut(Option::take).unwrap_or_default()
+    }
+
+    /// Notes a step, if anyone asked for it.
+    pub(in super::super) fn note(step: impl FnOnce() -> Step) {
+        STEPS.with_borrow_mut(|steps| {
+            if let Some(steps) = steps {
+                steps.push(step());
+            }
+        });
+    }
 }
 
 #[cfg(test)]

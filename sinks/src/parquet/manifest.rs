@@ -5,7 +5,7 @@
 //! too (without files, repeating the progress), so that it takes the number under which an older
 //! instance would commit next: that instance's commit then fails, however late it comes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,9 @@ use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::sink::ClaimError;
 
-use super::files::{fault, link_exclusively, names, nonce, sync_directory};
+use super::files::{
+    create, fault, link_exclusively, names, nonce, remove, sync_directory, sync_file,
+};
 
 /// How an entry is written; a reader refuses any other.
 const VERSION: u32 = 1;
@@ -220,7 +222,7 @@ impl Log {
         let newest = self.newest().map_err(Fault::unknown_outcome)?;
         if newest.is_some_and(|newest| entry.number < newest.first) {
             // The number was free because what had it is long gone. Nobody reads such an entry.
-            let _ = fs::remove_file(self.path(entry.number));
+            let _ = remove(&self.path(entry.number));
         }
         Ok(Placed::Overtaken)
     }
@@ -241,7 +243,7 @@ impl Log {
             link_exclusively(&staged, &path)
         });
         // What is left of it is removed by the next claim.
-        let _ = fs::remove_file(&staged);
+        let _ = remove(&staged);
         match linked? {
             true => {
                 failpoint::reach("parquet.manifest.linked");
@@ -260,7 +262,7 @@ impl Log {
         // Nothing rests on it: what cannot be removed now is removed after the next commit.
         for number in self.numbers().unwrap_or_default() {
             if number < own.first {
-                let _ = fs::remove_file(self.path(number));
+                let _ = remove(&self.path(number));
                 failpoint::reach("parquet.entry.pruned");
             }
         }
@@ -295,9 +297,9 @@ pub(super) fn generation_of(name: &str) -> Option<Generation> {
 fn write_synced(path: &Path, entry: &Entry) -> Result<(), Fault> {
     let mut bytes = serde_json::to_vec(entry).map_err(Fault::halt)?;
     bytes.push(b'\n');
-    let written = File::create(path).and_then(|mut file| {
+    let written = create(path).and_then(|mut file| {
         file.write_all(&bytes)?;
-        file.sync_all()
+        sync_file(&file, path)
     });
     written.map_err(|error| fault(&error, "write", path))
 }

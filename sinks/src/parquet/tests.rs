@@ -1,5 +1,7 @@
 //! The sink on real directories, read back with the Parquet reader.
 
+mod crash_images;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
@@ -34,7 +36,11 @@ struct Bench {
 
 impl Bench {
     fn new(settings: &str, schema: SchemaRef, emit: Emit) -> Self {
-        let root = Arc::new(tempfile::tempdir().expect("a directory"));
+        Self::at(tempfile::tempdir().expect("a directory"), settings, schema, emit)
+    }
+
+    fn at(root: TempDir, settings: &str, schema: SchemaRef, emit: Emit) -> Self {
+        let root = Arc::new(root);
         let path = root.path().join("lake");
         let source = format!("path = \"{}\"\n{settings}", path.display());
         let plan = plan_of(&source, schema, emit).unwrap_or_else(|findings| panic!("{findings}"));

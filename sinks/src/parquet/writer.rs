@@ -14,7 +14,7 @@ use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 
 use super::columns::{Columns, Layout, Operation};
-use super::files::fault;
+use super::files::{create_new, fault, sync_file};
 use super::manifest::{DataFile, staged_name};
 use super::partition::{PartValue, Partitioning};
 
@@ -207,7 +207,7 @@ impl OpenFile {
             path.push('/');
         }
         path.push_str(&name);
-        let file = File::create_new(&staged).map_err(|error| fault(&error, "create", &staged))?;
+        let file = create_new(&staged).map_err(|error| fault(&error, "create", &staged))?;
         // The embedded Arrow schema would only say that text has 64-bit offsets.
         let options = ArrowWriterOptions::new()
             .with_properties(input.layout.properties())
@@ -251,7 +251,7 @@ impl OpenFile {
         failpoint::reach("parquet.file.written");
         let synced = self.writer.sync().and_then(|()| {
             let file = self.writer.inner();
-            file.sync_all()?;
+            sync_file(file, &self.staged)?;
             file.metadata()
         });
         let bytes = synced.map_err(|error| fault(&error, "write", &self.staged))?.len();

@@ -381,6 +381,7 @@ impl Log {
                 ordinal: 0,
                 fingerprint: 0,
                 gaps: Vec::new(),
+                messages: 0,
             });
         };
         let mut ordinal = 0;

@@ -200,6 +200,7 @@ impl Source for GenerateSource {
             ordinal: 0,
             fingerprint: 0,
             gaps: Vec::new(),
+            messages: 0,
         };
         let position = resume.filter(|resume| resume.ordinal > 0).unwrap_or(&start);
         if position.ordinal > 0

@@ -56,6 +56,7 @@ impl RawBatch {
             ordinal: last.ordinal,
             fingerprint: fingerprint(last.received_at_us, self.bytes(&last.payload)),
             gaps: self.gaps.to_vec(),
+            messages: 0,
         })
     }
 

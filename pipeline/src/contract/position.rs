@@ -23,6 +23,10 @@ pub struct Position {
     /// in order, apart from each other. Kept for good, so that it need not be accepted again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
+    /// How many messages were read from the origin up to the place: one that is deleted after it was
+    /// read would not be counted in a replay. Sources leave it at zero, which is not compared.
+    #[serde(default)]
+    pub messages: u64,
 }
 
 /// A range of ordinals that were never read, both ends included. As text: `101..110`.
@@ -161,6 +165,7 @@ mod tests {
             ordinal,
             fingerprint: 0,
             gaps: gaps(known),
+            messages: 0,
         };
         let at = |position| Positions::from([("events".to_owned(), position)]);
         let mut origin = at(position(7, 0, ""));

@@ -255,6 +255,18 @@ impl Coordinator {
                      and its sinks other places, to compute everything anew",
                 ));
             }
+            if recorded.messages != 0 && recorded.messages != state.messages {
+                return Err(Fault::halt(format!(
+                    "source `{}` was changed: up to message {} of {} the sinks have seen {} messages, \
+                     and now there are {}",
+                    node.name, recorded.ordinal, recorded.stream, recorded.messages, state.messages
+                ))
+                .help(
+                    "messages that were read have been deleted or purged since; the sinks are right, but \
+                     the state behind them cannot be computed again: take checkpoints, or give the \
+                     pipeline another `name` and its sinks other places, to compute everything anew",
+                ));
+            }
         }
         Ok(())
     }
@@ -280,7 +292,9 @@ impl Coordinator {
         let Some(end) = raw.end() else {
             return Ok(());
         };
-        self.sources[source].position = Some(end);
+        let state = &mut self.sources[source];
+        state.position = Some(end);
+        state.messages += raw.messages.len() as u64;
         let id = self.next_batch;
         self.next_batch += 1;
         self.open.add(id, source, raw.messages.len());
@@ -315,7 +329,10 @@ impl Coordinator {
     fn positions(&self) -> Positions {
         let nodes = self.deployment.sources.iter().zip(&self.sources);
         nodes
-            .filter_map(|(node, state)| Some((node.name.clone(), state.position.clone()?)))
+            .filter_map(|(node, state)| {
+                let position = state.position.clone()?;
+                Some((node.name.clone(), Position { messages: state.messages, ..position }))
+            })
             .collect()
     }
 

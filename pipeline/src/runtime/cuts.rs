@@ -62,6 +62,7 @@ mod tests {
             ordinal,
             fingerprint: 0,
             gaps: Vec::new(),
+            messages: 0,
         };
         [("a".to_owned(), position(a)), ("b".to_owned(), position(b))].into()
     }

@@ -94,6 +94,7 @@ mod tests {
             ordinal,
             fingerprint: 0,
             gaps: Vec::new(),
+            messages: 0,
         };
         [("events".to_owned(), position)].into()
     }

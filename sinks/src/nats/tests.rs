@@ -99,8 +99,14 @@ fn commit(ordinal: u64, upserts: &[(&str, i64)], deletes: &[(&str, i64)]) -> Com
             .collect()
     };
     let gaps = vec![Gap { from: 1, to: 3 }];
-    let position =
-        Position { stream: "S".into(), created: 7, ordinal, fingerprint: u64::MAX, gaps };
+    let position = Position {
+        stream: "S".into(),
+        created: 7,
+        ordinal,
+        fingerprint: u64::MAX,
+        gaps,
+        messages: 0,
+    };
     let record = EpochRecord {
         epoch: ordinal + 1,
         generation: 1,

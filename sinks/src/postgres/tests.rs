@@ -99,6 +99,7 @@ fn progress(ordinal: u64, watermark: i64) -> Progress {
         ordinal,
         fingerprint: u64::MAX - 1,
         gaps: vec![Gap { from: 1, to: 3 }],
+        messages: ordinal,
     };
     let record = EpochRecord {
         epoch: ordinal,

@@ -195,6 +195,7 @@ async fn standard_input_is_read_once() {
         ordinal: 0,
         fingerprint: 0,
         gaps: Vec::new(),
+        messages: 0,
     };
     refused(&mut *source_of(input), &again, Remedy::Stop, "a second time").await;
     let fresh = Input::once("stdin", Box::new("{}".as_bytes()));

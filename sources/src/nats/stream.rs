@@ -223,7 +223,7 @@ pub(super) async fn begin(
         Start::Time(micros) => last_before(api, info, micros).await?,
     };
     let (stream, created, gaps) = (name.clone(), info.created_ns, Vec::new());
-    let position = Position { stream, created, ordinal, fingerprint: 0, gaps };
+    let position = Position { stream, created, ordinal, fingerprint: 0, gaps, messages: 0 };
     // Only a sequence can lie before what is there.
     match gap_behind(ordinal, info.first_seq) {
         None => Ok(position),

@@ -21,8 +21,14 @@ const CHECKPOINTS: Epoch = 9;
 const KEEP: usize = 3;
 
 fn positions(ordinal: u64) -> Positions {
-    let position =
-        Position { stream: "s".to_owned(), created: 1, ordinal, fingerprint: 9, gaps: Vec::new() };
+    let position = Position {
+        stream: "s".to_owned(),
+        created: 1,
+        ordinal,
+        fingerprint: 9,
+        gaps: Vec::new(),
+        messages: 0,
+    };
     [("events".to_owned(), position)].into()
 }
 

@@ -107,6 +107,7 @@ mod tests {
             ordinal: 90,
             fingerprint: 12345,
             gaps: Vec::new(),
+            messages: 0,
         };
         let positions: Positions = [("events".to_owned(), position)].into();
         let watermarks = [("events".to_owned(), 1_000)].into();

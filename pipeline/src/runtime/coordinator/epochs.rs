@@ -18,6 +18,8 @@ use crate::runtime::messages::{BatchId, Closing, Counts, EpochOutput, Updates};
 pub(super) struct SourceState {
     /// After the last message that was handed to a worker.
     pub(super) position: Option<Position>,
+    /// How many messages were handed to workers since the pipeline's origin.
+    pub(super) messages: u64,
     /// The largest timestamp accepted in the epochs that flow.
     pub(super) largest_us: Option<i64>,
     /// A batch that waits, because a cut lies in front of it or within it.

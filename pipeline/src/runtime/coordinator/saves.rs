@@ -159,6 +159,7 @@ mod tests {
             ordinal,
             fingerprint: 0,
             gaps: Vec::new(),
+            messages: 0,
         };
         [("events".to_owned(), position)].into()
     }

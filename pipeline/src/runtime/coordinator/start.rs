@@ -67,6 +67,7 @@ impl Coordinator {
             .sources
             .iter()
             .map(|node| SourceState {
+                messages: resumed.get(&node.name).map_or(0, |position| position.messages),
                 largest_us: largest_us.get(&node.name).copied(),
                 ..SourceState::default()
             })

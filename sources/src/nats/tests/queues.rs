@@ -34,8 +34,14 @@ async fn forgets_what_was_released(retention: &str, settings: &str, subject: &st
     holds(&stream, &mut first, 1_000).await;
     let position =
         |ordinal: u64, end: &Position| Position { ordinal, fingerprint: 0, ..end.clone() };
-    let begin =
-        Position { stream: "S".into(), created: 0, ordinal: 0, fingerprint: 0, gaps: Vec::new() };
+    let begin = Position {
+        stream: "S".into(),
+        created: 0,
+        ordinal: 0,
+        fingerprint: 0,
+        gaps: Vec::new(),
+        messages: 0,
+    };
     first.release(&position(400, &begin));
     holds(&stream, &mut first, 600).await;
     // More than was handed on is not let go of.

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: how fast events become results, beside a consumer that does nothing with
 //! them, and no time without the proof that the results are right.
 
+pub(crate) mod checkpoints;
 mod usage;
 
 use std::fs::{self, File};
@@ -69,15 +70,7 @@ struct Measured {
 
 /// Runs the bench; the only argument is the number of events.
 pub(crate) fn run(from: From, arguments: &[&str]) -> Outcome<()> {
-    let count = match arguments.first() {
-        None => DEFAULT_EVENTS,
-        Some(text) => text
-            .replace(['_', ','], "")
-            .parse()
-            .ok()
-            .filter(|count| *count > 0)
-            .ok_or_else(|| format!("`{text}` is not a number of events"))?,
-    };
+    let count = count(arguments, DEFAULT_EVENTS)?;
     let python = tools::python()?;
     let nats_server = tools::nats_server()?;
     let programs = build(&["waterwheel", "publish", "drain"])?;
@@ -98,6 +91,15 @@ pub(crate) fn run(from: From, arguments: &[&str]) -> Outcome<()> {
     bench.verify(&python, &runs)?;
     bench.report(&runs);
     Ok(())
+}
+
+/// The number of events, if one is written.
+fn count(arguments: &[&str], default: u64) -> Outcome<u64> {
+    let Some(text) = arguments.first() else {
+        return Ok(default);
+    };
+    let count = text.replace(['_', ','], "").parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| format!("`{text}` is not a number of events").into())
 }
 
 /// Everything that the runs share; dropped from top to bottom, so that the server ends before its

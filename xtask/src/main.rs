@@ -21,6 +21,7 @@ Usage: cargo xtask <command>
                       the same, and every fault happens many times more
   bench [N]           N events (default 5,000,000) from JetStream: bare drain, aggregate, all operators
   bench backfill [N]  the same from a file, without a server
+  bench checkpoints [N]  what checkpoints cost, and how soon a restart has its state again
 ";
 
 /// Whatever goes wrong is told to the person at the terminal.
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["setup"] => tools::setup(),
         ["demo"] => demo::run(),
         ["test", passed_on @ ..] => test::run(passed_on),
+        ["bench", "checkpoints", rest @ ..] if rest.len() < 2 => bench::checkpoints::run(rest),
         ["bench", "backfill", rest @ ..] if rest.len() < 2 => bench::run(bench::From::File, rest),
         ["bench", rest @ ..] if rest.len() < 2 => bench::run(bench::From::Stream, rest),
         ["help" | "--help" | "-h"] => {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use differential_dataflow::AsCollection;
 use differential_dataflow::input::InputSession;
@@ -367,11 +367,16 @@ impl WorkerLoop {
     /// nothing comes out.
     fn restore(&mut self, worker: &mut Worker) {
         if let Some(epoch) = self.resumed {
+            let began = Instant::now();
             self.advance_inputs(epoch + 1);
             while self.graph.probe.less_than(&(epoch + 1)) {
                 worker.step_or_park(Some(PARK));
             }
             self.graph.keeper.restored();
+            if worker.index() == 0 {
+                let rest_ms = began.elapsed().as_millis() as u64;
+                tracing::info!(rest_ms, "the state is restored");
+            }
             for captured in self.graph.captured.iter().flatten() {
                 debug_assert!(captured.borrow().is_empty(), "what was restored came out again");
             }

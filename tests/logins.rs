@@ -1,10 +1,11 @@
-//! Logins that a URL cannot carry: an nkey, and TLS on both sides.
+//! Logins that a URL cannot carry: an nkey, a credentials file, and TLS on both sides.
 
 use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::support::accounts::{Operator, User};
 use crate::support::nats_server::NatsServer;
 use crate::support::stream::{block_on, create, publish};
 use crate::support::waterwheel::Deployment;
@@ -55,6 +56,39 @@ fn an_nkey_logs_in_and_nothing_else_does() {
     let refused = deployment(directory.path(), &format!("url = \"{}\"", nats.url())).start().wait();
     assert_eq!(refused.status.code(), Some(4), "{}", refused.stderr);
     assert!(refused.stderr.contains("refuses the login"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_credentials_file_logs_in_and_a_wrong_one_does_not() {
+    let directory = TempDir::new().unwrap();
+    let (operator, stranger) = (Operator::new(), Operator::new());
+    let nats = NatsServer::start_with(&operator.server_config());
+    let user = operator.user();
+    let connection = |name: &str, text: &str| {
+        let file = directory.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        format!("url = \"{}\"\ncreds = \"{}\"", nats.url(), file.display())
+    };
+    let good = connection("user.creds", &user.credentials());
+    let client = async_nats::ConnectOptions::with_credentials(&user.credentials()).unwrap();
+    reads_five(directory.path(), client, &nats.url(), &good);
+
+    let foreign = stranger.user();
+    let of_another = User { token: user.token.clone(), seed: operator.user().seed };
+    let mistyped = User { token: user.token.clone(), seed: format!("{}A", user.seed) };
+    for (what, wrong, message) in [
+        ("of a stranger's account", &foreign, "refuses the login"),
+        ("with the seed of another user", &of_another, "refuses the login"),
+        ("with a mistyped seed", &mistyped, "credentials file"),
+    ] {
+        let connection = connection("wrong.creds", &wrong.credentials());
+        let refused = deployment(directory.path(), &connection).start().wait();
+        let output = format!("{}{}", refused.stdout, refused.stderr);
+        assert_eq!(refused.status.code(), Some(4), "{what}: {output}");
+        assert!(refused.stderr.contains(message), "{what}: {output}");
+        let signature = wrong.token.rsplit('.').next().unwrap();
+        assert!(!output.contains(&wrong.seed) && !output.contains(signature), "{what}: {output}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod exact_sum;
 mod expiring;
 mod key;
 mod measure;
+mod settings;
 mod sketch;
 #[cfg(test)]
 mod testing;

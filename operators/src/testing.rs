@@ -3,7 +3,7 @@
 //!
 //! A test plans a [`deployment`], makes a log of [`Message`]s, cuts it with [`Script::random`], and
 //! [`check`]s it under any number of workers: at the end of every epoch the rows that are out must be
-//! those that the test expects of the log so far. [`Judge`] reads the messages, [`Cell`] holds their
+//! those that the test expects of the log so far. [`check_same_rows`] compares runs with each other. [`Judge`] reads the messages, [`Cell`] holds their
 //! values, [`naive`] has the arithmetic; none of them shares code with what is tested.
 
 mod cell;
@@ -18,10 +18,12 @@ mod random;
 mod restart;
 
 pub(crate) use self::cell::Cell;
-pub(crate) use self::check::{Prefix, check};
+pub(crate) use self::check::{
+    Prefix, check, check_random_cuts, check_same_rows, final_rows, lateness_us,
+};
 pub(crate) use self::drive::{deployment, run};
 pub(crate) use self::event::{Event, Item};
-pub(crate) use self::expected::{Accumulated, Expected, ExpectedRows};
-pub(crate) use self::log::{Message, Script, Step, Timeline, minimise, shuffled};
+pub(crate) use self::expected::{Expected, ExpectedRows};
+pub(crate) use self::log::{Message, Script, Step, Timeline};
 pub(crate) use self::model::{By, Contribution, Holds, Kind, Measure, Model, RowItem};
 pub(crate) use self::random::{Random, cases};

@@ -1,5 +1,6 @@
 //! What whole-system tests stand on: real servers, the real binary, independent readers.
 
+pub(crate) mod accounts;
 pub(crate) mod nats_server;
 pub(crate) mod postgres;
 pub(crate) mod proxy;

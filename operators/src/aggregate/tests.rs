@@ -7,14 +7,12 @@ mod pools;
 
 use std::sync::Arc;
 
-use waterwheel_config::units::parse_duration;
-use waterwheel_config::value::Row;
 use waterwheel_pipeline::graph::Deployment;
 
 use self::pools::Flavour;
 use crate::testing::{
-    Accumulated, Contribution, Event, Message, Model, Prefix, Random, Script, Step, Timeline,
-    cases, check, deployment, minimise, run, shuffled,
+    Contribution, Event, Message, Model, Prefix, Random, Script, Timeline, cases, check,
+    check_random_cuts, check_same_rows, deployment, final_rows, lateness_us, run,
 };
 
 /// An aggregate over sources, with what they need.
@@ -37,31 +35,22 @@ impl Case {
         Self { model, lateness, deployment }
     }
 
-    fn lateness_us(&self) -> Vec<i64> {
-        self.lateness.iter().map(|text| parse_duration(text).expect("a duration")).collect()
-    }
-
     fn log(&self, random: &mut Random, count: usize) -> Vec<Message> {
         let flavour = Flavour::random(random);
-        let first = Timeline::new(random, self.model.zone, self.lateness_us()[0]);
-        let mut timelines: Vec<Timeline> = self
-            .lateness_us()
-            .into_iter()
-            .map(|lateness_us| first.clone().with_lateness(lateness_us))
-            .collect();
+        let lateness_us = lateness_us(&self.deployment);
+        let mut timelines = Timeline::each(random, self.model.zone, &lateness_us);
         pools::log(random, count, &mut timelines, flavour)
     }
 
     /// Compares every epoch with the recompute.
-    fn check(&self, workers: usize, script: &Script) -> Result<Accumulated, String> {
+    fn check(&self, workers: usize, script: &Script) -> Result<(), String> {
         let is_dead = |event: &Event| self.model.is_dead(event);
         let mut contributions = Contributions::default();
         let expected = &mut |prefix: &Prefix| {
             contributions.extend(&self.model, prefix);
             vec![self.model.expected(contributions.all())]
         };
-        let mut out = check(&self.deployment, workers, script, &is_dead, expected)?;
-        Ok(out.remove(0))
+        check(&self.deployment, workers, script, &is_dead, expected)
     }
 
     fn describe(&self, failure: String) -> String {
@@ -94,10 +83,8 @@ fn every_epoch_equals_the_recompute() {
         let case = Case::random(random);
         let count = random.pick(&[5, 20, 60, 120]);
         let log = case.log(random, count);
-        let script = Script::random(&log, random);
-        let workers = 1 + random.below(3);
-        minimise(&script, |script| case.check(workers, script).map(|_| ()))
-            .map_err(|failure| case.describe(format!("{workers} workers\n{failure}")))
+        check_random_cuts(&log, random, |workers, script| case.check(workers, script))
+            .map_err(|failure| case.describe(failure))
     });
 }
 
@@ -106,26 +93,8 @@ fn workers_cuts_and_orders_do_not_show() {
     cases("workers, cuts and orders do not show", 120, |random| {
         let case = Case::random(random);
         let log = case.log(random, 60);
-        let final_rows = |workers, script: &Script| -> Result<Vec<Row>, String> {
-            let mut out = Accumulated::default();
-            for epoch in run(&case.deployment, workers, script)?.epochs {
-                out.apply(&epoch.changes[0]);
-            }
-            out.rows()
-        };
-        let wanted = final_rows(1, &Script::random(&log, random))?;
-        for workers in [1, 2, 3] {
-            let is_dead = |event: &Event| case.model.is_dead(event);
-            let log = shuffled(&log, &case.lateness_us(), &is_dead, random);
-            let script = Script::random(&log, random);
-            let found = final_rows(workers, &script)?;
-            if found != wanted {
-                let failure =
-                    format!("{workers} workers\n{found:#?}\ninstead of\n{wanted:#?}\n{script}");
-                return Err(case.describe(failure));
-            }
-        }
-        Ok(())
+        check_same_rows(&case.deployment, &log, &|event| case.model.is_dead(event), random)
+            .map_err(|failure| case.describe(failure))
     });
 }
 
@@ -135,22 +104,15 @@ fn a_level_equals_the_aggregate_with_that_window_alone() {
         let case = Case::random(random);
         let log = case.log(random, 60);
         let script = Script::random(&log, random);
-        let mut all = Accumulated::default();
-        for epoch in run(&case.deployment, 2, &script)?.epochs {
-            all.apply(&epoch.changes[0]);
-        }
+        let all = final_rows(&run(&case.deployment, 2, &script)?, 0)?;
         let mut apart = Vec::new();
         for window in &case.model.windows {
             let model = Model { windows: vec![window], ..case.model.clone() };
             let single = Case::of(model, case.lateness.clone());
-            let mut out = Accumulated::default();
-            for epoch in run(&single.deployment, 1, &script)?.epochs {
-                out.apply(&epoch.changes[0]);
-            }
-            apart.extend(out.rows()?);
+            apart.extend(final_rows(&run(&single.deployment, 1, &script)?, 0)?);
         }
         apart.sort();
-        if all.rows()? == apart { Ok(()) } else { Err(case.describe(script.to_string())) }
+        if all == apart { Ok(()) } else { Err(case.describe(script.to_string())) }
     });
 }
 
@@ -160,15 +122,8 @@ fn state_goes_with_the_windows() {
         let case = Case::random(random);
         let log = case.log(random, 60);
         let mut script = Script::random(&log, random);
-        // One event per source, long after: only its own windows stay open.
-        let after_us = 4_000_000_000_000_000_i64;
-        for source in 0..case.lateness.len() {
-            let payload = format!("{{\"timestamp\":{after_us}}}");
-            let message = Message { source, sequence: 1_000, payload, ..Message::default() };
-            script.steps.push(Step::Message(message));
-        }
-        script.steps.push(Step::Epoch);
-        (script.is_final, script.in_flight) = (false, 0);
+        // Only the windows of these events stay open.
+        script.add_long_after(case.lateness.len());
         let alone = Script {
             steps: script.steps[script.steps.len() - 1 - case.lateness.len()..].to_vec(),
             ..script

@@ -7,10 +7,10 @@ use waterwheel_config::expr::{self, Ast};
 use waterwheel_config::section::{Section, Spanned};
 use waterwheel_config::value::Value;
 use waterwheel_pipeline::contract::clock::Watermark;
-use waterwheel_pipeline::contract::operator::{InputFlow, InputPlan, OperatorContext};
+use waterwheel_pipeline::contract::operator::{InputPlan, OperatorContext};
 
 use super::InputPrograms;
-use crate::aggregate::{time_column, timezone};
+use crate::settings::{self, Intake, TimeColumn, key_columns, refuse_later_choices, timezone};
 
 /// How many steps a funnel may have.
 const STEPS: std::ops::RangeInclusive<usize> = 2..=20;
@@ -26,37 +26,25 @@ pub(super) struct Settings {
 
 /// The settings that change the meaning of the rows.
 pub(super) fn meaning(section: &Section<'_>) -> String {
-    ["where", "by", "steps", "within", "order", "window", "timezone", "time"]
-        .iter()
-        .filter_map(|key| Some(format!("{key} {}", section.written(section.node(key)?))))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let keys = ["where", "by", "steps", "within", "order", "window", "timezone", "time"];
+    settings::meaning(section, &keys)
 }
 
 impl Settings {
     pub(super) fn read(section: &Section<'_>, context: &OperatorContext) -> Option<Self> {
         let before = section.findings().len();
         section.refuse(&["breakdown"]);
-        refuse_orders(section);
+        let help = "this version has order = \"ordered\", which is the default";
+        refuse_later_choices(section, "order", &["ordered", "strict", "any"], help);
         let zone = timezone(section);
         let within_us = within(section);
         let period = period(section, zone);
         let by = section.text("by");
-        let condition = section.text("where");
-        let time = section.text("time");
+        let intake = Intake::read(section, zone);
         let steps = steps(section);
-        let mut inputs = Vec::new();
-        let mut watermarks = Vec::new();
+        let (mut inputs, mut watermarks) = (Vec::new(), Vec::new());
         for input in &context.inputs {
-            let planned = plan_input(
-                section,
-                input,
-                zone,
-                by.as_ref(),
-                condition.as_ref(),
-                time.as_ref(),
-                &steps,
-            );
+            let planned = plan_input(section, input, &intake, by.as_ref(), &steps);
             if let Some((programs, behind_us)) = planned {
                 inputs.push(programs);
                 watermarks.push(input.watermark.delayed(behind_us));
@@ -67,18 +55,6 @@ impl Settings {
         }
         let step_names = steps.iter().map(|(name, _)| Value::text(name)).collect();
         Some(Self { inputs, watermarks, step_names, within_us: within_us?, period: period? })
-    }
-}
-
-fn refuse_orders(section: &Section<'_>) {
-    if let Some(order) = section.choice("order", &["ordered", "strict", "any"])
-        && order.value != "ordered"
-    {
-        section.findings().error_help(
-            order.span,
-            format!("`order = \"{}\"` is not built yet", order.value),
-            "this version has order = \"ordered\", which is the default",
-        );
     }
 }
 
@@ -127,29 +103,22 @@ fn steps(section: &Section<'_>) -> Vec<(String, Spanned<String>)> {
 fn plan_input(
     section: &Section<'_>,
     input: &InputPlan,
-    zone: Tz,
+    intake: &Intake,
     by: Option<&Spanned<String>>,
-    condition: Option<&Spanned<String>>,
-    time: Option<&Spanned<String>>,
     steps: &[(String, Spanned<String>)],
 ) -> Option<(InputPrograms, i64)> {
-    // What is wrong with one setting must not hide what is wrong with the next.
-    let time = time_column(section, input, time);
-    let mut scope = input.scope(zone);
-    let condition = condition.and_then(|text| expr::condition(section, text, &mut scope));
+    let mut intake = intake.of(section, input);
+    let scope = &mut intake.scope;
     let user = match by {
-        Some(text) => expr::compile_text(section, text, &mut scope).map(|typed| typed.program),
-        None => default_user(section, &mut scope),
+        Some(text) => expr::compile_text(section, text, scope).map(|typed| typed.program),
+        None => default_user(section, scope),
     };
     let steps: Vec<_> =
-        steps.iter().map(|(_, text)| expr::condition(section, text, &mut scope)).collect();
+        steps.iter().map(|(_, text)| expr::condition(section, text, scope)).collect();
     let steps: Option<Vec<_>> = steps.into_iter().collect();
-    let ((time_slot, behind_us), user) = (time?, user?);
+    let (TimeColumn { slot: time_slot, behind_us }, user) = (intake.time?, user?);
+    let (condition, key_columns) = (intake.condition, key_columns(input));
     input.need_keys(condition.as_ref(), vec![user.clone()]);
-    let key_columns = match &input.flow {
-        InputFlow::Events(_) => Vec::new(),
-        InputFlow::Rows(schema) => schema.key.clone(),
-    };
     Some((InputPrograms { condition, user, steps: steps?, time_slot, key_columns }, behind_us))
 }
 

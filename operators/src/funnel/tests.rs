@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use chrono_tz::Tz;
 use waterwheel_config::units::parse_duration;
-use waterwheel_config::value::{Row, Value};
+use waterwheel_config::value::Value;
 use waterwheel_pipeline::graph::Deployment;
 
 use crate::testing::{
-    Accumulated, By, Cell, Event, Expected, ExpectedRows, Holds, Item, Kind, Measure, Message,
-    Model, Prefix, Random, Script, Step, Timeline, cases, check, deployment, minimise, naive, run,
-    shuffled,
+    Cell, Event, Expected, ExpectedRows, Holds, Item, Message, Model, Prefix, Random, Script,
+    Timeline, cases, check, check_random_cuts, check_same_rows, deployment, lateness_us, naive,
+    run,
 };
 
 /// A step: name, SQL, and the same by hand.
@@ -212,8 +212,8 @@ impl Case {
         Self { funnel, lateness, deployment }
     }
 
-    fn lateness_us(&self) -> Vec<i64> {
-        self.lateness.iter().map(|text| parse_duration(text).expect("a duration")).collect()
+    fn log(&self, random: &mut Random, count: usize) -> Vec<Message> {
+        log(random, count, self.funnel.zone, &lateness_us(&self.deployment))
     }
 
     fn check(&self, workers: usize, script: &Script) -> Result<(), String> {
@@ -223,7 +223,7 @@ impl Case {
             let entries: Vec<Entry> = prefix.events.iter().filter_map(entry).collect();
             vec![self.funnel.expected(&entries)]
         };
-        check(&self.deployment, workers, script, &is_dead, expected).map(|_| ())
+        check(&self.deployment, workers, script, &is_dead, expected)
     }
 
     fn describe(&self, failure: String) -> String {
@@ -234,9 +234,7 @@ impl Case {
 /// A log of a few users.
 fn log(random: &mut Random, count: usize, zone: Tz, lateness_us: &[i64]) -> Vec<Message> {
     const USERS: [&str; 8] = ["\"u1\"", "\"u2\"", "\"u3\"", "1", "1.0", "\"1\"", "null", "true"];
-    let first = Timeline::new(random, zone, lateness_us[0]);
-    let mut timelines: Vec<Timeline> =
-        lateness_us.iter().map(|lateness_us| first.clone().with_lateness(*lateness_us)).collect();
+    let mut timelines = Timeline::each(random, zone, lateness_us);
     let users = 1 + random.below(USERS.len());
     let has_bad_messages = random.once_in(4);
     let message = |sequence| {
@@ -265,11 +263,9 @@ fn every_epoch_equals_the_rules() {
     cases("every epoch equals the rules", 400, |random| {
         let case = Case::random(random);
         let count = random.pick(&[5, 20, 60, 120]);
-        let log = log(random, count, case.funnel.zone, &case.lateness_us());
-        let script = Script::random(&log, random);
-        let workers = 1 + random.below(3);
-        minimise(&script, |script| case.check(workers, script))
-            .map_err(|failure| case.describe(format!("{workers} workers\n{failure}")))
+        let log = case.log(random, count);
+        check_random_cuts(&log, random, |workers, script| case.check(workers, script))
+            .map_err(|failure| case.describe(failure))
     });
 }
 
@@ -277,26 +273,9 @@ fn every_epoch_equals_the_rules() {
 fn workers_cuts_and_orders_do_not_show() {
     cases("workers, cuts and orders do not show", 100, |random| {
         let case = Case::random(random);
-        let log = log(random, 60, case.funnel.zone, &case.lateness_us());
-        let final_rows = |workers, script: &Script| -> Result<Vec<Row>, String> {
-            let mut out = Accumulated::default();
-            for epoch in run(&case.deployment, workers, script)?.epochs {
-                out.apply(&epoch.changes[0]);
-            }
-            out.rows()
-        };
-        let wanted = final_rows(1, &Script::random(&log, random))?;
-        for workers in [1, 2, 3] {
-            let is_dead = |event: &Event| case.funnel.is_dead(event);
-            let log = shuffled(&log, &case.lateness_us(), &is_dead, random);
-            let script = Script::random(&log, random);
-            let found = final_rows(workers, &script)?;
-            if found != wanted {
-                let failure = format!("{workers} workers\n{found:#?}\n{wanted:#?}\n{script}");
-                return Err(case.describe(failure));
-            }
-        }
-        Ok(())
+        let log = case.log(random, 60);
+        check_same_rows(&case.deployment, &log, &|event| case.funnel.is_dead(event), random)
+            .map_err(|failure| case.describe(failure))
     });
 }
 
@@ -311,17 +290,8 @@ fn a_funnel_over_changing_rows_equals_the_rules() {
     ];
     cases("a funnel over changing rows equals the rules", 150, |random| {
         let lateness = random.pick(&["0s", "30s", "10m"]);
-        let model = Model {
-            from: vec!["events0"],
-            time: "timestamp",
-            zone: Tz::Europe__Berlin,
-            windows: random.pick(&[vec!["1m"], vec!["10m", "15m"], vec!["1d"]]),
-            condition: None,
-            by: vec![By::text("user_id", "user_id", |e, _| e.get("user_id"))],
-            measures: vec![Measure::new("trades", "count(*)", Kind::Count, |_, _| {
-                Cell::Boolean(true)
-            })],
-        };
+        let windows = random.pick(&[vec!["1m"], vec!["10m", "15m"], vec!["1d"]]);
+        let model = Model::trades_per_user(windows);
         let mut steps = ROW_STEPS.to_vec();
         if random.once_in(2) {
             steps.reverse();
@@ -348,17 +318,12 @@ fn a_funnel_over_changing_rows_equals_the_rules() {
             vec![rows, steps]
         };
         let count = random.pick(&[8, 40, 80]);
-        let log = log(random, count, Tz::Europe__Berlin, &[parse_duration(lateness)?]);
-        let script = Script::random(&log, random);
-        let workers = 1 + random.below(3);
+        let log = log(random, count, Tz::Europe__Berlin, &lateness_us(&deployment));
         let is_dead = |event: &Event| model.is_dead(event);
-        let check = |script: &Script| {
+        check_random_cuts(&log, random, |workers, script| {
             check(&deployment, workers, script, &is_dead, &mut |prefix| expected(prefix))
-                .map(|_| ())
-        };
-        minimise(&script, check).map_err(|failure| {
-            format!("{operators}lateness {lateness}\n{workers} workers\n{failure}")
         })
+        .map_err(|failure| format!("{operators}lateness {lateness}\n{failure}"))
     });
 }
 
@@ -366,16 +331,10 @@ fn a_funnel_over_changing_rows_equals_the_rules() {
 fn state_goes_with_the_periods() {
     cases("state goes with the periods", 30, |random| {
         let case = Case::random(random);
-        let log = log(random, 60, case.funnel.zone, &case.lateness_us());
+        let log = case.log(random, 60);
         let mut script = Script::random(&log, random);
-        // Long after, an event per source that belongs to nobody.
-        for source in 0..case.lateness.len() {
-            let payload = "{\"timestamp\":4000000000000000}".to_owned();
-            let message = Message { source, sequence: 1_000, payload, ..Message::default() };
-            script.steps.push(Step::Message(message));
-        }
-        script.steps.push(Step::Epoch);
-        (script.is_final, script.in_flight) = (false, 0);
+        // These events belong to nobody.
+        script.add_long_after(case.lateness.len());
         let run = run(&case.deployment, 2, &script)?;
         match run.epochs.last().map(|epoch| epoch.state_bytes[0]) {
             Some(0) => Ok(()),

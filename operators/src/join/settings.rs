@@ -1,7 +1,6 @@
 //! The settings of a join.
 
 use chrono_tz::Tz;
-use waterwheel_config::document::NodeKind;
 use waterwheel_config::expr::{self, Binding, ExprError, Program, Scope};
 use waterwheel_config::section::{Section, Spanned};
 use waterwheel_config::units::{SECOND_US, format_duration};
@@ -12,6 +11,7 @@ use waterwheel_pipeline::contract::operator::{
 
 use super::Side;
 use super::side::SidePlan;
+use crate::settings::{self, is_table, key_columns, refuse_later_choices};
 
 /// `−before ≤ right − left ≤ after`, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +62,7 @@ pub(super) fn inputs(section: &Section<'_>) -> Vec<InputName> {
 
 /// The settings that change the meaning of the rows.
 pub(super) fn meaning(section: &Section<'_>) -> String {
-    ["left", "right", "on", "within", "select", "unmatched"]
-        .iter()
-        .filter_map(|key| Some(format!("{key} {}", section.written(section.node(key)?))))
-        .collect::<Vec<_>>()
-        .join("\n")
+    settings::meaning(section, &["left", "right", "on", "within", "select", "unmatched"])
 }
 
 impl Settings {
@@ -78,7 +74,8 @@ impl Settings {
             _ => (&stand_ins[0], &stand_ins[1]),
         };
         let before = section.findings().len();
-        refuse_unmatched(section);
+        let help = "leave it out: rows without a partner do not come out";
+        refuse_later_choices(section, "unmatched", &["none", "left", "right", "both"], help);
         let bound = bound(section);
         let on = on(section);
         let left_side = side(section, "left", left, on.as_ref().map(|(left, _)| left));
@@ -101,23 +98,9 @@ impl Settings {
     }
 }
 
-fn refuse_unmatched(section: &Section<'_>) {
-    if let Some(unmatched) = section.choice("unmatched", &["none", "left", "right", "both"])
-        && unmatched.value != "none"
-    {
-        section.findings().error_help(
-            unmatched.span,
-            format!("`unmatched = \"{}\"` is not built yet", unmatched.value),
-            "leave it out: rows without a partner do not come out",
-        );
-    }
-}
-
 fn bound(section: &Section<'_>) -> Option<Bound> {
     section.require("within")?;
-    let is_table =
-        section.node("within").is_some_and(|node| matches!(node.kind, NodeKind::Table(_)));
-    if !is_table {
+    if !is_table(section, "within") {
         let after_us = section.duration("within")?.value;
         return Some(Bound { before_us: 0, after_us });
     }
@@ -137,8 +120,7 @@ fn bound(section: &Section<'_>) -> Option<Bound> {
 
 fn on(section: &Section<'_>) -> Option<(Spanned<String>, Spanned<String>)> {
     section.require("on")?;
-    let is_table = section.node("on").is_some_and(|node| matches!(node.kind, NodeKind::Table(_)));
-    if !is_table {
+    if !is_table(section, "on") {
         let on = section.text("on")?;
         return Some((on.clone(), on));
     }
@@ -162,10 +144,11 @@ fn side(
     let key = expr::compile_text(section, on?, &mut scope)?.program;
     input.need_keys(condition.as_ref(), vec![key.clone()]);
     let (time_slot, behind_us) = time(section, name, input, &mut scope)?;
-    let (id_slot, key_columns) = match &input.flow {
-        InputFlow::Events(_) => (scope.resolve(&["id".to_owned()]).ok().map(|id| id.slot), vec![]),
-        InputFlow::Rows(schema) => (schema.index_of("id"), schema.key.clone()),
+    let id_slot = match &input.flow {
+        InputFlow::Events(_) => scope.resolve(&["id".to_owned()]).ok().map(|id| id.slot),
+        InputFlow::Rows(schema) => schema.index_of("id"),
     };
+    let key_columns = key_columns(input);
     Some(SidePlan { condition, key, time_slot, behind_us, id_slot, key_columns, captured: vec![] })
 }
 

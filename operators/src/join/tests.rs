@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono_tz::Tz;
-use waterwheel_config::units::parse_duration;
-use waterwheel_config::value::{ColumnType, Row, Value};
+use waterwheel_config::value::{ColumnType, Value};
 use waterwheel_pipeline::graph::Deployment;
 
 use crate::testing::{
-    Accumulated, By, Cell, Event, Expected, ExpectedRows, Holds, Item, Kind, Measure, Message,
-    Model, Prefix, Random, RowItem, Script, Step, Timeline, cases, check, deployment, minimise,
-    run, shuffled,
+    By, Cell, Event, Expected, ExpectedRows, Holds, Item, Kind, Measure, Message, Model, Prefix,
+    Random, RowItem, Script, Step, Timeline, cases, check, check_random_cuts, check_same_rows,
+    deployment, lateness_us, run,
 };
 
 /// What a pair brings out beside its keys: SQL, and the same by hand.
@@ -161,12 +160,8 @@ impl Case {
         Self { lateness, sides, on, within, select, operator, deployment }
     }
 
-    fn lateness_us(&self) -> Vec<i64> {
-        self.lateness.iter().map(|text| parse_duration(text).expect("a duration")).collect()
-    }
-
     fn log(&self, random: &mut Random, count: usize) -> Vec<Message> {
-        log(random, count, &self.lateness_us())
+        log(random, count, &lateness_us(&self.deployment))
     }
 
     /// The events of a side.
@@ -193,7 +188,7 @@ impl Case {
             let [left, right] = [0, 1].map(|side| self.side(side, &prefix.events));
             vec![pairs(&left, &right, (self.within.1, self.within.2), &self.select)]
         };
-        check(&self.deployment, workers, script, &is_dead, expected).map(|_| ())
+        check(&self.deployment, workers, script, &is_dead, expected)
     }
 
     fn describe(&self, failure: String) -> String {
@@ -213,9 +208,7 @@ fn sided(event: &Event, on: &str) -> Sided<Event> {
 
 /// A log with few keys, so that many match.
 fn log(random: &mut Random, count: usize, lateness_us: &[i64]) -> Vec<Message> {
-    let first = Timeline::new(random, Tz::UTC, lateness_us[0]);
-    let mut timelines: Vec<Timeline> =
-        lateness_us.iter().map(|lateness_us| first.clone().with_lateness(*lateness_us)).collect();
+    let mut timelines = Timeline::each(random, Tz::UTC, lateness_us);
     let keys = 1 + random.below(12);
     let has_bad_messages = random.once_in(4);
     (1..=count as u64)
@@ -277,10 +270,8 @@ fn every_epoch_equals_all_pairs() {
         let case = Case::random(random);
         let count = random.pick(&[5, 20, 60]);
         let log = case.log(random, count);
-        let script = Script::random(&log, random);
-        let workers = 1 + random.below(3);
-        minimise(&script, |script| case.check(workers, script))
-            .map_err(|failure| case.describe(format!("{workers} workers\n{failure}")))
+        check_random_cuts(&log, random, |workers, script| case.check(workers, script))
+            .map_err(|failure| case.describe(failure))
     });
 }
 
@@ -289,25 +280,8 @@ fn workers_cuts_and_orders_do_not_show() {
     cases("workers, cuts and orders do not show", 80, |random| {
         let case = Case::random(random);
         let log = case.log(random, 50);
-        let final_rows = |workers, script: &Script| -> Result<Vec<Row>, String> {
-            let mut out = Accumulated::default();
-            for epoch in run(&case.deployment, workers, script)?.epochs {
-                out.apply(&epoch.changes[0]);
-            }
-            out.rows()
-        };
-        let wanted = final_rows(1, &Script::random(&log, random))?;
-        for workers in [1, 2, 3] {
-            let is_dead = |event: &Event| case.is_dead(event);
-            let log = shuffled(&log, &case.lateness_us(), &is_dead, random);
-            let script = Script::random(&log, random);
-            let found = final_rows(workers, &script)?;
-            if found != wanted {
-                let failure = format!("{workers} workers\n{found:#?}\n{wanted:#?}\n{script}");
-                return Err(case.describe(failure));
-            }
-        }
-        Ok(())
+        check_same_rows(&case.deployment, &log, &|event| case.is_dead(event), random)
+            .map_err(|failure| case.describe(failure))
     });
 }
 
@@ -328,17 +302,8 @@ fn a_join_of_changing_rows_equals_the_recompute() {
     ];
     cases("a join of changing rows equals the recompute", 150, |random| {
         let lateness = random.pick(&["0s", "30s", "10m"]);
-        let model = Model {
-            from: vec!["events0"],
-            time: "timestamp",
-            zone: Tz::Europe__Berlin,
-            windows: random.pick(&[vec!["1m"], vec!["1h", "1m"], vec!["1d"]]),
-            condition: None,
-            by: vec![By::text("user_id", "user_id", |e, _| e.get("user_id"))],
-            measures: vec![Measure::new("trades", "count(*)", Kind::Count, |_, _| {
-                Cell::Boolean(true)
-            })],
-        };
+        let windows = random.pick(&[vec!["1m"], vec!["1h", "1m"], vec!["1d"]]);
+        let model = Model::trades_per_user(windows);
         let second = Model {
             from: vec!["pairs"],
             time: "timestamp",
@@ -395,18 +360,12 @@ fn a_join_of_changing_rows_equals_the_recompute() {
             let totals = second.expected(&contributions);
             vec![rows, matched, totals]
         };
-        let lateness_us = parse_duration(lateness)?;
         let count = random.pick(&[8, 40]);
-        let log = log(random, count, &[lateness_us]);
-        let script = Script::random(&log, random);
-        let workers = 1 + random.below(3);
-        let check = |script: &Script| {
+        let log = log(random, count, &lateness_us(&deployment));
+        check_random_cuts(&log, random, |workers, script| {
             check(&deployment, workers, script, &|_| false, &mut |prefix| expected(prefix))
-                .map(|_| ())
-        };
-        minimise(&script, check).map_err(|failure| {
-            format!("{operators}lateness {lateness}\n{workers} workers\n{failure}")
         })
+        .map_err(|failure| format!("{operators}lateness {lateness}\n{failure}"))
     });
 }
 

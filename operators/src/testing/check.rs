@@ -1,14 +1,17 @@
-//! The comparison at the end of every epoch.
+//! The comparisons: with what is expected at the end of every epoch, and between runs of one log under
+//! other workers, cuts and orders.
 
 use std::sync::Arc;
 
+use waterwheel_config::value::Row;
 use waterwheel_pipeline::contract::epoch::{FINAL_WATERMARK, NO_WATERMARK};
 use waterwheel_pipeline::graph::Deployment;
 
-use super::drive::EpochOutcome;
+use super::drive::{EpochOutcome, Run, run};
 use super::event::{Event, Judge, Verdict};
 use super::expected::{Accumulated, ExpectedRows};
-use super::log::{Script, Step};
+use super::log::{Message, Script, Step, minimise, shuffled};
+use super::random::Random;
 use super::restart::run_restarted;
 
 /// The log up to the end of an epoch.
@@ -21,18 +24,16 @@ pub(crate) struct Prefix {
 }
 
 /// Runs a script and compares, at the end of every epoch and for every operator, the rows that are
-/// out with the expected ones of the prefix. What is out at the end comes back.
+/// out with the expected ones of the prefix.
 pub(crate) fn check(
     deployment: &Arc<Deployment>,
     workers: usize,
     script: &Script,
     is_dead: &dyn Fn(&Event) -> bool,
     expected: &mut dyn FnMut(&Prefix) -> Vec<ExpectedRows>,
-) -> Result<Vec<Accumulated>, String> {
+) -> Result<(), String> {
     let outcomes = run_restarted(deployment, workers, script)?;
-    let lateness_us: Vec<i64> =
-        deployment.sources.iter().map(|source| source.lateness_us).collect();
-    let mut judge = Judge::new(&lateness_us);
+    let mut judge = Judge::new(&lateness_us(deployment));
     let mut prefix = Prefix { events: Vec::new(), watermark_us: NO_WATERMARK };
     let mut out = vec![Accumulated::default(); deployment.operators.len()];
     let mut epochs = script.steps.split_inclusive(|step| matches!(step, Step::Epoch));
@@ -62,7 +63,7 @@ pub(crate) fn check(
                 .map_err(|error| format!("epoch {epoch}, `{}`: {error}", node.name))?;
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 fn counts(outcome: &EpochOutcome, wanted: (usize, usize, usize)) -> Result<(), String> {
@@ -71,4 +72,54 @@ fn counts(outcome: &EpochOutcome, wanted: (usize, usize, usize)) -> Result<(), S
         return Ok(());
     }
     Err(format!("(accepted, late, dead) is {found:?}, expected {wanted:?}"))
+}
+
+/// Cuts the log at random for a random number of workers, and makes the script as short as it still
+/// fails.
+pub(crate) fn check_random_cuts(
+    log: &[Message],
+    random: &mut Random,
+    check: impl Fn(usize, &Script) -> Result<(), String>,
+) -> Result<(), String> {
+    let script = Script::random(log, random);
+    let workers = 1 + random.below(3);
+    minimise(&script, |script| check(workers, script))
+        .map_err(|failure| format!("{workers} workers\n{failure}"))
+}
+
+/// Runs the log under one, two and three workers, each time cut and ordered anew: the rows that the
+/// first operator leaves must be the same.
+pub(crate) fn check_same_rows(
+    deployment: &Arc<Deployment>,
+    log: &[Message],
+    is_dead: &dyn Fn(&Event) -> bool,
+    random: &mut Random,
+) -> Result<(), String> {
+    let lateness_us = lateness_us(deployment);
+    let wanted = final_rows(&run(deployment, 1, &Script::random(log, random))?, 0)?;
+    for workers in [1, 2, 3] {
+        let log = shuffled(log, &lateness_us, is_dead, random);
+        let script = Script::random(&log, random);
+        let found = final_rows(&run(deployment, workers, &script)?, 0)?;
+        if found != wanted {
+            return Err(format!(
+                "{workers} workers\n{found:#?}\ninstead of\n{wanted:#?}\n{script}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The rows of an operator that are out at the end of a run, sorted.
+pub(crate) fn final_rows(run: &Run, operator: usize) -> Result<Vec<Row>, String> {
+    let mut out = Accumulated::default();
+    for epoch in &run.epochs {
+        out.apply(&epoch.changes[operator]);
+    }
+    out.rows()
+}
+
+/// The lateness of each source.
+pub(crate) fn lateness_us(deployment: &Deployment) -> Vec<i64> {
+    deployment.sources.iter().map(|source| source.lateness_us).collect()
 }

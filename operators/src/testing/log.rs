@@ -76,6 +76,18 @@ impl Script {
         steps.push(Step::Epoch);
         Self { steps, in_flight: random.below(4), is_final: random.once_in(2) }
     }
+
+    /// Adds an epoch long after with an event per source that has nothing but its time, and leaves the
+    /// sources open.
+    pub(crate) fn add_long_after(&mut self, sources: usize) {
+        for source in 0..sources {
+            let payload = "{\"timestamp\":4000000000000000}".to_owned();
+            let message = Message { source, sequence: 1_000, payload, ..Message::default() };
+            self.steps.push(Step::Message(message));
+        }
+        self.steps.push(Step::Epoch);
+        (self.is_final, self.in_flight) = (false, 0);
+    }
 }
 
 /// The script as a person reads it.
@@ -220,9 +232,10 @@ impl Timeline {
         Self { zone, lateness_us, scale_us, largest_us: begin_us, last_us: begin_us }
     }
 
-    /// The same beginning under another lateness.
-    pub(crate) fn with_lateness(self, lateness_us: i64) -> Self {
-        Self { lateness_us, ..self }
+    /// A timeline per source, with one beginning.
+    pub(crate) fn each(random: &mut Random, zone: Tz, lateness_us: &[i64]) -> Vec<Self> {
+        let first = Self::new(random, zone, lateness_us[0]);
+        lateness_us.iter().map(|&lateness_us| Self { lateness_us, ..first.clone() }).collect()
     }
 
     /// The next time.

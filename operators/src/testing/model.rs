@@ -83,6 +83,20 @@ type Group = (Vec<Value>, i64);
 type Arguments = Vec<Option<Cell>>;
 
 impl Model {
+    /// How many events every user of `events0` has: rows that change, and disappear when taken back.
+    pub(crate) fn trades_per_user(windows: Vec<&'static str>) -> Self {
+        let trades = Measure::new("trades", "count(*)", Kind::Count, |_, _| Cell::Boolean(true));
+        Self {
+            from: vec!["events0"],
+            time: "timestamp",
+            zone: Tz::Europe__Berlin,
+            windows,
+            condition: None,
+            by: vec![By::text("user_id", "user_id", |e, _| e.get("user_id"))],
+            measures: vec![trades],
+        }
+    }
+
     /// The operator's table.
     pub(crate) fn toml(&self, name: &str) -> String {
         let quoted = |texts: &[&str]| {

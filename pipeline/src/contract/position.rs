@@ -25,8 +25,12 @@ pub struct Position {
     pub gaps: Vec<Gap>,
     /// How many messages were read from the origin up to the place: one that is deleted after it was
     /// read would not be counted in a replay. Sources leave it at zero, which is not compared.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub messages: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A range of ordinals that were never read, both ends included. As text: `101..110`.

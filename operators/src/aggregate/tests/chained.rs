@@ -5,11 +5,11 @@ use std::sync::Arc;
 use waterwheel_config::value::ColumnType;
 use waterwheel_pipeline::graph::Deployment;
 
+use super::Contributions;
 use super::pools::{self, Flavour};
-use super::{Contributions, parse_duration};
 use crate::testing::{
-    Accumulated, By, Cell, Event, Holds, Kind, Measure, Message, Model, Prefix, Random, Script,
-    Step, Timeline, cases, check, deployment, minimise, run,
+    By, Cell, Event, Holds, Kind, Measure, Message, Model, Prefix, Random, Script, Step, Timeline,
+    cases, check, check_random_cuts, deployment, final_rows, lateness_us, run,
 };
 
 /// Sums, counts and names per group: what the second aggregate reads.
@@ -102,8 +102,8 @@ impl Chain {
     }
 
     fn log(&self, random: &mut Random) -> Vec<Message> {
-        let lateness_us = parse_duration(self.lateness).expect("a duration");
-        let mut timelines = [Timeline::new(random, self.per_user.zone, lateness_us)];
+        let lateness_us = lateness_us(&self.deployment);
+        let mut timelines = Timeline::each(random, self.per_user.zone, &lateness_us);
         let count = random.pick(&[10, 40, 80]);
         let flavour = Flavour::random(random);
         pools::log(random, count, &mut timelines, flavour)
@@ -123,7 +123,7 @@ impl Chain {
                 .collect();
             vec![rows, self.distribution.expected(&second)]
         };
-        check(&self.deployment, workers, script, &is_dead, expected).map(|_| ())
+        check(&self.deployment, workers, script, &is_dead, expected)
     }
 
     fn describe(&self, failure: String) -> String {
@@ -136,10 +136,9 @@ impl Chain {
 fn an_aggregate_over_an_aggregate_equals_the_recompute() {
     cases("an aggregate over an aggregate equals the recompute", 300, |random| {
         let chain = Chain::random(random);
-        let script = Script::random(&chain.log(random), random);
-        let workers = 1 + random.below(3);
-        minimise(&script, |script| chain.check(workers, script))
-            .map_err(|failure| chain.describe(format!("{workers} workers\n{failure}")))
+        let log = chain.log(random);
+        check_random_cuts(&log, random, |workers, script| chain.check(workers, script))
+            .map_err(|failure| chain.describe(failure))
     });
 }
 
@@ -150,11 +149,7 @@ fn retractions_leave_no_trace() {
         let log = chain.log(random);
         let end = |script: &Script| -> Result<_, String> {
             let run = run(&chain.deployment, 2, script)?;
-            let mut out = Accumulated::default();
-            for epoch in &run.epochs {
-                out.apply(&epoch.changes[1]);
-            }
-            Ok((out.rows()?, run.epochs.last().map(|epoch| epoch.state_bytes.clone())))
+            Ok((final_rows(&run, 1)?, run.epochs.last().map(|epoch| epoch.state_bytes.clone())))
         };
         let mut script = Script::random(&log, random);
         let mut at_once = Script { steps: Vec::new(), in_flight: 0, is_final: true };

@@ -2,7 +2,7 @@
 
 use waterwheel_config::value::{Row, Value};
 
-use crate::testing::{Accumulated, Message, Script, Step, deployment, run};
+use crate::testing::{Message, Script, Step, deployment, final_rows, run};
 
 /// The rows, as text, after these payloads; each is an epoch of its own.
 fn rows(lateness: &str, operator: &str, payloads: &[&str]) -> Vec<String> {
@@ -14,12 +14,9 @@ fn rows(lateness: &str, operator: &str, payloads: &[&str]) -> Vec<String> {
         [Step::Message(message), Step::Epoch]
     });
     let script = Script { steps: steps.collect(), in_flight: 0, is_final: false };
-    let mut out = Accumulated::default();
-    for epoch in run(&deployment, 2, &script).expect("a run").epochs {
-        out.apply(&epoch.changes[0]);
-    }
+    let run = run(&deployment, 2, &script).expect("a run");
     let plain = |row: Row| row.values().iter().map(Value::to_plain).collect::<Vec<_>>().join(" ");
-    out.rows().expect("rows").into_iter().map(plain).collect()
+    final_rows(&run, 0).expect("rows").into_iter().map(plain).collect()
 }
 
 const COUNT: &str = "measures.n = \"count(*)\"\n";

@@ -70,8 +70,8 @@ struct Setup {
     most: u64,
     /// Only a run is there that goes on from what an earlier one has committed.
     resumes: bool,
-    /// Only a run is there that comes after a crash at this point.
-    after: Option<&'static str>,
+    /// Only a run is there that comes after a crash at this point, reached for the n-th time.
+    after: Option<(&'static str, u64)>,
     /// What the episode must be like.
     shape: Shape,
 }
@@ -90,8 +90,9 @@ const SETUPS: &[(&str, Setup)] = &[
     ("postgres.claimed", ONCE),
     ("postgres.tables.ready", ONCE),
     ("parquet.claimed", ONCE),
-    ("parquet.stray.removed", Setup { after: Some("parquet.file.synced"), ..ONCE }),
-    ("parquet.file.published", Setup { after: Some("parquet.manifest.synced"), ..ONCE }),
+    ("parquet.stray.removed", Setup { after: Some(("parquet.file.synced", 1)), ..ONCE }),
+    // The first entry of a run is its claim, which has no files.
+    ("parquet.file.published", Setup { after: Some(("parquet.manifest.synced", 2)), ..ONCE }),
     // The entries of the lake's log that are kept are a hundred.
     ("parquet.entry.pruned", Setup { most: 3, shape: QUICK, ..OFTEN }),
     ("nats.sink.claimed", ONCE),
@@ -133,8 +134,8 @@ fn one_episode(stage: &mut Stage, point: &str, setup: Setup, rounds: usize) -> R
             stage.wait_commit(&before, &mut running)?;
             running.kill();
         }
-        if let Some(after) = setup.after {
-            crash(stage, after, 1)?;
+        if let Some((after, count)) = setup.after {
+            crash(stage, after, count)?;
             stage.allow(EVENTS_A_CRASH);
         }
         let count =

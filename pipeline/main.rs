@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use waterwheel_pipeline::contract::catalog::Catalog;
 use waterwheel_pipeline::graph::explain;
+use waterwheel_pipeline::runtime::faults;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -38,6 +39,10 @@ enum Command {
     Run {
         /// The deployment's TOML file.
         file: PathBuf,
+        /// Goes on though these messages of a stream are gone that were never read, and records
+        /// that in every sink. It must name exactly what a halt says is missing.
+        #[arg(long = "accept-gap", value_name = "[SOURCE:]FROM..TO")]
+        accept_gaps: Vec<cli::run::AcceptedGap>,
     },
     /// Prints every finding, and exits 1 if there is an error.
     Check {
@@ -72,6 +77,8 @@ enum Format {
 
 /// Exit code of findings and of a bad configuration.
 pub(crate) const EXIT_FINDINGS: u8 = 1;
+/// Exit code of a wrong command line.
+pub(crate) const EXIT_USAGE: u8 = 2;
 /// Exit code of a halt that protects data.
 pub(crate) const EXIT_HALTED: u8 = 3;
 /// Exit code of a fault that waiting cannot mend.
@@ -81,7 +88,7 @@ fn main() -> ExitCode {
     abort_on_panic();
     let arguments = Arguments::parse();
     match arguments.command {
-        Command::Run { file } => cli::run::run_file(&file),
+        Command::Run { file, accept_gaps } => cli::run::run_file(&file, &accept_gaps),
         Command::Check { file, connect } => cli::check::check(&file, connect),
         Command::Explain { file, format } => match cli::deployment::load(&file) {
             Ok(deployment) => {
@@ -104,6 +111,7 @@ fn abort_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         print(info);
+        faults::record_panic(&info.to_string());
         std::process::abort();
     }));
 }

@@ -33,13 +33,15 @@ fn both_survive_kills() {
 fn a_sigterm_drains_and_the_next_run_goes_on() {
     let stage = Stage::new(&[Store::Postgres, Store::Parquet]);
     let mut published = 0;
-    for _ in 0..2 {
+    for round in 0..2 {
         published += stage.publish(published, EVENTS / 2);
         let before = stage.progress();
         let mut running = stage.deployment("forever").start();
         stage.wait_past(&before, &mut running);
         let ending = running.terminate();
         assert!(ending.status.success(), "{}: {}", ending.status, ending.stderr);
+        let resumed = ending.stderr.contains("going on from a checkpoint");
+        assert_eq!(resumed, round > 0, "round {round}: {}", ending.stderr);
     }
     stage.finish();
 }

@@ -7,8 +7,8 @@
 mod agreement;
 mod bad_input;
 mod cases;
-mod faults;
 mod disk_full;
+mod faults;
 mod findings;
 mod history;
 mod hostile;

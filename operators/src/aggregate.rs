@@ -41,7 +41,8 @@ use self::windows::OpenWindows;
 use crate::accumulator::{Accumulator, AccumulatorKind};
 use crate::key::KeyPlan;
 use crate::measure::{Feed, Reading, compile_measure};
-use waterwheel_pipeline::contract::fold::{Update, every_epoch};
+use waterwheel_pipeline::contract::fold::{Update, every_epoch, every_epoch_kept};
+use waterwheel_pipeline::contract::state::route;
 
 /// The kind.
 pub const KIND: OperatorKind = OperatorKind {
@@ -119,8 +120,10 @@ impl Operator for Aggregate {
             })
             .collect();
         let windows = OpenWindows::new(self.0.clone(), &context);
-        let owner = Exchange::new(|(partial, _, _): &Update<Partial>| partial.hash);
-        every_epoch(scope.concatenate(partials), owner, "Windows", context.clock, windows)
+        let owner = Exchange::new(|(partial, _, _): &Update<Partial>| route(partial.hash));
+        let part = Some(context.part("windows"));
+        let partials = scope.concatenate(partials);
+        every_epoch_kept(partials, owner, "Windows", context.clock, part, windows)
     }
 }
 

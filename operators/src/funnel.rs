@@ -37,10 +37,11 @@ use waterwheel_config::units::format_duration;
 use waterwheel_config::value::{ColumnType, Value};
 use waterwheel_pipeline::contract::clock::Watermark;
 use waterwheel_pipeline::contract::epoch::Epoch;
-use waterwheel_pipeline::contract::fold::{Update, every_epoch};
+use waterwheel_pipeline::contract::fold::{Update, every_epoch, every_epoch_kept};
 use waterwheel_pipeline::contract::operator::{
     Input, Operator, OperatorContext, OperatorKind, Planned, RenderContext, Rows, inputs_from,
 };
+use waterwheel_pipeline::contract::state::route;
 
 use self::settings::Settings;
 use self::steps::{FindSteps, UserEvent};
@@ -112,14 +113,16 @@ impl Operator for Funnel {
                 }
             })
             .collect();
-        let user = Exchange::new(|(event, _, _): &Update<UserEvent>| event.user as u64);
+        let user = Exchange::new(|(event, _, _): &Update<UserEvent>| route(event.user as u64));
         let users = UserChains::new(self.0.clone(), &context);
-        let changes = every_epoch(scope.concatenate(events), user, "FunnelUsers", clock(), users);
-        let period = Exchange::new(|((key, _), _, _): &Update<(PeriodKey, Totals)>| {
-            key.start.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
-        });
+        let events = scope.concatenate(events);
+        let part = Some(context.part("users"));
+        let changes = every_epoch_kept(events, user, "FunnelUsers", clock(), part, users);
+        let period =
+            Exchange::new(|((key, _), _, _): &Update<(PeriodKey, Totals)>| route(key.hash()));
         let totals = PeriodTotals::new(self.0.clone(), &context);
-        every_epoch(changes.inner, period, "FunnelTotals", clock(), totals)
+        let part = Some(context.part("totals"));
+        every_epoch_kept(changes.inner, period, "FunnelTotals", clock(), part, totals)
     }
 }
 

@@ -17,27 +17,31 @@
 
 mod settings;
 mod side;
+mod state;
 
 use std::sync::Arc;
 
-use differential_dataflow::operators::arrange::{Arrange, Arranged, TraceAgent};
-use differential_dataflow::trace::{BatchReader, TraceReader};
-use timely::dataflow::Scope;
-use timely::dataflow::channels::pact::Pipeline;
-use timely::progress::frontier::AntichainRef;
+use differential_dataflow::operators::arrange::arrangement::arrange_core;
+use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
+use differential_dataflow::trace::implementations::chunker::ContainerChunker;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::{Concat, ToStream};
+use timely::dataflow::{Scope, Stream};
 use waterwheel_config::expr::{Fields, Program, Val};
 use waterwheel_config::schema::{Column, Finality, Schema};
 use waterwheel_config::section::Section;
 use waterwheel_config::value::{ColumnType, Row, Value};
-use waterwheel_pipeline::contract::clock::{StateGauge, Watermark};
+use waterwheel_pipeline::contract::clock::Watermark;
 use waterwheel_pipeline::contract::epoch::Epoch;
-use waterwheel_pipeline::contract::fold::{Fold, every_epoch};
+use waterwheel_pipeline::contract::fold::{Update, every_epoch_kept};
 use waterwheel_pipeline::contract::operator::{
     Input, Operator, OperatorContext, OperatorKind, Planned, RenderContext, Rows,
 };
+use waterwheel_pipeline::contract::state::route;
 
 use self::settings::{Bound, Settings};
-use self::side::{SIDE_COLUMNS, SidePlan, side_rows};
+use self::side::{KeyedRow, SIDE_COLUMNS, SidePlan, side_rows};
+use self::state::{HeldSide, JoinState};
 use crate::expiring::{self, ExpiringBatcher, ExpiringBuilder, ExpiringSpine};
 
 /// The kind.
@@ -79,28 +83,52 @@ struct Join(Arc<Plan>);
 impl Operator for Join {
     fn render<'s>(
         &self,
-        _scope: Scope<'s, Epoch>,
+        scope: Scope<'s, Epoch>,
         inputs: Vec<Input<'s>>,
         context: RenderContext,
     ) -> Rows<'s> {
         expiring::set_clock(&context.clock);
         let delay_us = context.watermark.delay_us();
-        let mut inputs = inputs.into_iter();
+        let part = context.part("rows");
+        let restored_epoch = part.restored_epoch().unwrap_or_default();
+        let mut inputs = inputs.into_iter().zip(state::restored(&part, &context.clock));
         let mut arranged = |side: Side| {
-            let input = inputs.next()?;
+            let (input, restored) = inputs.next()?;
             let rows = side_rows(input, self.0.clone(), side, delay_us, &context.clock);
-            let name = if side == Side::Left { "JoinLeft" } else { "JoinRight" };
-            Some(rows.arrange_named::<ExpiringBatcher, ExpiringBuilder, ExpiringSpine>(name))
+            let restored = restored.into_iter().map(move |row| state::update(row, restored_epoch));
+            let rows = rows.inner.concat(restored.to_stream(scope));
+            Some(arrange(rows, if side == Side::Left { "JoinLeft" } else { "JoinRight" }))
         };
         let (Some(left), Some(right)) = (arranged(Side::Left), arranged(Side::Right)) else {
             unreachable!("a join is planned with two inputs");
         };
-        let held =
-            HeldRows { traces: [left.trace.clone(), right.trace.clone()], gauge: context.state };
-        let plan = self.0.clone();
-        let pairs = match_pairs(left, right, move |left, right| plan.pair(left, right));
-        every_epoch(pairs.inner, Pipeline, "JoinState", context.clock, held)
+        let state = JoinState {
+            sides: [HeldSide::new(&left, &part), HeldSide::new(&right, &part)],
+            clock: context.clock.clone(),
+            gauge: context.state,
+            epoch: 0,
+            saved: part.restored_epoch(),
+        };
+        let (plan, restoring) = (self.0.clone(), part.clone());
+        let pairs = match_pairs(left, right, move |left, right| {
+            // Pairs among restored rows were out before.
+            if restoring.is_restoring() { None } else { plan.pair(left, right) }
+        });
+        every_epoch_kept(pairs.inner, Pipeline, "JoinState", context.clock, Some(part), state)
     }
+}
+
+type KeyedUpdate = Update<KeyedRow>;
+
+/// Arranges the rows of one side on the workers that own their keys.
+fn arrange<'s>(
+    rows: Stream<'s, Epoch, Vec<KeyedUpdate>>,
+    name: &str,
+) -> Arranged<'s, TraceAgent<ExpiringSpine>> {
+    let owner = Exchange::new(|((key, _), _, _): &KeyedUpdate| route(state::key_hash(key)));
+    arrange_core::<_, _, ContainerChunker<Vec<KeyedUpdate>>, ExpiringBatcher, ExpiringBuilder, _>(
+        rows, owner, name,
+    )
 }
 
 /// The stock differential join; `pair` decides whether two rows of one key and bucket match.
@@ -150,29 +178,6 @@ impl Fields for PairFields<'_> {
         };
         let values = if *side == Side::Left { self.left } else { self.right };
         values.get(SIDE_COLUMNS + column).map_or(Val::Null, Val::from)
-    }
-}
-
-/// Passes the pairs on, lets the arrangements compact, and reports how much they hold.
-struct HeldRows {
-    traces: [TraceAgent<ExpiringSpine>; 2],
-    gauge: StateGauge,
-}
-
-/// About what one arranged row takes.
-const ROW_BYTES: usize = 200;
-
-impl Fold<Row, Row> for HeldRows {
-    fn epoch(&mut self, epoch: Epoch, pairs: Vec<(Row, isize)>, output: &mut Vec<(Row, isize)>) {
-        output.extend(pairs);
-        let mut rows = 0;
-        for trace in &mut self.traces {
-            // A handle that lags keeps every epoch apart for ever.
-            trace.set_logical_compaction(AntichainRef::new(&[epoch]));
-            trace.set_physical_compaction(AntichainRef::new(&[epoch]));
-            trace.map_batches(|batch| rows += batch.len());
-        }
-        self.gauge.set(rows * ROW_BYTES);
     }
 }
 

@@ -15,6 +15,7 @@ mod log;
 mod model;
 pub(crate) mod naive;
 mod random;
+mod restart;
 
 pub(crate) use self::cell::Cell;
 pub(crate) use self::check::{Prefix, check};

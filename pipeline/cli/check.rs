@@ -40,7 +40,7 @@ fn reach(deployment: &Deployment) -> Vec<String> {
     runtime.block_on(async {
         let mut problems = Vec::new();
         for node in &deployment.sources {
-            let mut source = node.spec.build(node.until);
+            let mut source = node.spec.build_for(&deployment.reading(node));
             let found = source.probe().await;
             problems.extend(found.into_iter().map(|p| format!("source `{}`: {p}", node.name)));
             source.close().await;

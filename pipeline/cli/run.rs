@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -9,22 +10,49 @@ use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use waterwheel_pipeline::contract::fault::{Fault, Remedy};
+use waterwheel_pipeline::contract::position::Gap;
 use waterwheel_pipeline::graph::Deployment;
 use waterwheel_pipeline::runtime::gauges::Gauges;
 use waterwheel_pipeline::runtime::pipeline::{self, Outcome};
 
 use super::{deployment, status};
-use crate::{EXIT_FAULT, EXIT_HALTED};
+use crate::{EXIT_FAULT, EXIT_HALTED, EXIT_USAGE};
 
 /// The deployment of `waterwheel demo`; `{directory}` is where its files go.
 const DEMO: &str = include_str!("demo.toml");
 
-/// Runs a deployment file.
-pub(crate) fn run_file(file: &Path) -> ExitCode {
-    match deployment::load(file) {
-        Ok(deployment) => run(deployment),
-        Err(code) => code,
+/// What `--accept-gap` takes: `events:101..110`, or without the source where there is only one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AcceptedGap {
+    source: Option<String>,
+    gap: Gap,
+}
+
+impl FromStr for AcceptedGap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (source, range) = match text.split_once(':') {
+            Some((source, range)) => (Some(source.to_owned()), range),
+            None => (None, text),
+        };
+        Ok(Self { source, gap: range.parse()? })
     }
+}
+
+/// Runs a deployment file.
+pub(crate) fn run_file(file: &Path, accepted: &[AcceptedGap]) -> ExitCode {
+    let mut deployment = match deployment::load(file) {
+        Ok(deployment) => deployment,
+        Err(code) => return code,
+    };
+    for AcceptedGap { source, gap } in accepted {
+        if let Err(problem) = deployment.accept_gap(source.as_deref(), *gap) {
+            eprintln!("error: --accept-gap: {problem}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    }
+    run(deployment)
 }
 
 /// Runs the demo.
@@ -137,5 +165,22 @@ async fn drain_on_signal(drain: CancellationToken) {
         }
         tracing::info!("draining: everything read is committed, then it ends");
         drain.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_named_with_or_without_its_source() {
+        let gap = Gap { from: 101, to: 110 };
+        let named: AcceptedGap = "events:101..110".parse().unwrap();
+        assert_eq!(named, AcceptedGap { source: Some("events".to_owned()), gap });
+        let only: AcceptedGap = "101..110".parse().unwrap();
+        assert_eq!(only, AcceptedGap { source: None, gap });
+        for wrong in ["", "events:", "events:110..101", "a:b:1..2", "101-110"] {
+            assert!(wrong.parse::<AcceptedGap>().is_err(), "{wrong}");
+        }
     }
 }

@@ -25,8 +25,11 @@
 //! per key ends up right. Without `allow_atomic`, or on an older server, rows may be published
 //! again after every fault: *at least once*.
 //!
-//! If limits of the stream remove the progress message while the pipeline is down, the next run
-//! publishes everything again from the beginning.
+//! Without its progress message nobody knows what of the result is in the stream. So a stream is
+//! refused whose limits could remove it: `max_msgs` and `max_bytes` need `discard = new` (the sink
+//! then waits while the stream is full), `max_age` needs `allow_msg_ttl` (nats-server 2.11 or
+//! later: the progress then never expires), and the retention must be `limits`. A sink that finds
+//! results on its subjects and no progress halts.
 
 mod messages;
 mod publish;
@@ -39,6 +42,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use waterwheel_config::section::Section;
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::nats::{self as connection, ConnectionSpec};
 use waterwheel_pipeline::contract::sink::{
@@ -168,18 +172,28 @@ impl Sink for NatsSink {
         for problem in outlet.problems() {
             tracing::warn!(sink = %self.settings.context.sink, "{problem}");
         }
+        if let Some(fault) = outlet.refusal() {
+            return Err(fault.into());
+        }
+        let mut was_there = false;
         loop {
             let (guard, progress) = match outlet.stored().await? {
                 Some((_, stored)) if stored.generation >= at_least => {
                     return Err(ClaimError::Stale(stored.generation));
                 }
                 Some((guard, stored)) => (guard, stored.progress),
-                None => (0, None),
+                None if was_there => return Err(outlet.gone().into()),
+                None => {
+                    outlet.refuse_orphans().await?;
+                    (0, None)
+                }
             };
+            was_there = guard > 0;
             // What was read counts only if nobody wrote since: the guard sees to that.
             let claim = Stored::claim(at_least, progress.clone());
             if let Some(guard) = outlet.replace(guard, &claim).await? {
                 let generation = at_least;
+                failpoint::reach("nats.sink.claimed");
                 let claimed = progress.clone();
                 self.open =
                     Some(Open { outlet, generation, progress: claimed, guard, begun: None });
@@ -194,6 +208,7 @@ impl Sink for NatsSink {
         let messages = Messages::new(&settings.context, &settings.templates, commit);
         open.publish(messages, commit).await?;
         open.progress = Some(commit.progress.clone());
+        failpoint::reach("nats.sink.commit.done");
         Ok(open.progress.clone())
     }
 
@@ -209,13 +224,18 @@ impl Sink for NatsSink {
 
     async fn probe(&mut self) -> Vec<String> {
         match self.outlet().await {
-            Ok(outlet) => outlet.problems(),
-            Err(fault) => {
-                let help = fault.help.map(|help| format!(" ({help})")).unwrap_or_default();
-                vec![format!("{}{help}", fault.message)]
+            Ok(outlet) => {
+                let refusal = outlet.refusal().map(|fault| with_help(&fault));
+                refusal.into_iter().chain(outlet.problems()).collect()
             }
+            Err(fault) => vec![with_help(&fault)],
         }
     }
+}
+
+fn with_help(fault: &Fault) -> String {
+    let help = fault.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+    format!("{}{help}", fault.message)
 }
 
 impl Open {
@@ -263,12 +283,7 @@ impl Open {
                 stored.generation
             ))
             .help("run one instance of a pipeline at a time")),
-            None => Err(Fault::halt(format!(
-                "the progress message on {} is gone from stream {}",
-                self.outlet.progress_subject(),
-                self.outlet.stream()
-            ))
-            .help("its limits or a purge removed it: raise max_age, max_bytes or max_msgs")),
+            None => Err(self.outlet.gone()),
         }
     }
 }

@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use waterwheel_config::section::Section;
 use waterwheel_config::units::format_duration;
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::sink::{
     Claim, ClaimError, Commit, Emit, Sink, SinkContext, SinkKind, SinkSpec,
@@ -131,10 +132,11 @@ impl ParquetSink {
         ensure_directory(&plan.log())?;
         ensure_directory(&plan.staging())?;
         let mut log = Log::new(plan.log(), plan.staging(), plan.label.clone());
-        if log.newest()?.is_none() {
+        if log.newest()?.is_none() && !failpoint::has_bug("missing-progress-is-fresh") {
             plan.refuse_orphans()?;
         }
         let progress = log.claim(generation)?;
+        failpoint::reach("parquet.claimed");
         plan.settle(&log, generation)?;
         let files = plan.files(&log, generation);
         let durable = progress.clone();
@@ -231,6 +233,7 @@ impl Owned {
             let since = self.waiting.take().map_or(now, |(_, since)| since);
             self.waiting = Some((commit.progress.clone(), since));
         }
+        failpoint::reach("parquet.rows.kept");
         Ok(())
     }
 
@@ -243,10 +246,14 @@ impl Owned {
     fn make_durable(&mut self, plan: &Plan) -> Result<(), Fault> {
         let Some((progress, _)) = self.waiting.take() else { return Ok(()) };
         let files = self.prepare(plan)?;
+        let publish = || plan.publish(files.iter().map(|file| file.path.as_str()));
+        if failpoint::has_bug("visible-before-manifest") {
+            publish()?;
+        }
         self.log.append(progress.clone(), files.clone())?;
         self.durable = Some(progress);
-        let published = plan.publish(files.iter().map(|file| file.path.as_str()));
-        published.map_err(Fault::unknown_outcome)?;
+        publish().map_err(Fault::unknown_outcome)?;
+        failpoint::reach("parquet.commit.done");
         self.files = plan.files(&self.log, self.generation);
         Ok(())
     }
@@ -256,6 +263,7 @@ impl Owned {
         let files = self.files.finish_all()?;
         if !files.is_empty() {
             sync_directory(&plan.staging())?;
+            failpoint::reach("parquet.staging.synced");
         }
         for file in &files {
             let target = plan.path.join(&file.path);
@@ -341,7 +349,9 @@ impl Plan {
         for name in &staged {
             if let Some(path) = committed.get(name.trim_end_matches(".tmp")) {
                 unpublished.push(*path);
-            } else if generation_of(name).is_some_and(|of| of <= generation) {
+            } else if generation_of(name).is_some_and(|of| of <= generation)
+                && !failpoint::has_bug("keeps-stray-files")
+            {
                 let path = staging.join(name);
                 // It may be gone: its own instance tidies up, too.
                 if let Err(error) = remove(&path)
@@ -349,9 +359,15 @@ impl Plan {
                 {
                     return Err(fault(&error, "remove", &path));
                 }
+                failpoint::reach("parquet.stray.removed");
             }
         }
-        self.publish(unpublished.into_iter())
+        if unpublished.is_empty() || failpoint::has_bug("forgets-to-publish") {
+            return Ok(());
+        }
+        self.publish(unpublished.into_iter())?;
+        failpoint::reach("parquet.file.published");
+        Ok(())
     }
 
     /// Renames committed files to where readers look.
@@ -365,7 +381,7 @@ impl Plan {
             let directory = target.parent().unwrap_or(&self.path).to_owned();
             ensure_directory(&directory)?;
             match rename(&staged, &target) {
-                Ok(()) => {}
+                Ok(()) => failpoint::reach("parquet.file.visible"),
                 // A newer instance was quicker: it finishes what it finds.
                 Err(_) if !staged.exists() && target.exists() => {}
                 Err(error) => return Err(fault(&error, "make visible", &target)),

@@ -375,7 +375,13 @@ impl Log {
     ) -> Result<Position, Fault> {
         let Some(resume) = resume.filter(|resume| resume.ordinal > 0) else {
             let stream = self.parts.front().map(|part| part.name().to_string()).unwrap_or_default();
-            return Ok(Position { stream, created: 0, ordinal: 0, fingerprint: 0 });
+            return Ok(Position {
+                stream,
+                created: 0,
+                ordinal: 0,
+                fingerprint: 0,
+                gaps: Vec::new(),
+            });
         };
         let mut ordinal = 0;
         while let Some(part) = self.part()? {

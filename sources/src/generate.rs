@@ -199,6 +199,7 @@ impl Source for GenerateSource {
             created: self.created,
             ordinal: 0,
             fingerprint: 0,
+            gaps: Vec::new(),
         };
         let position = resume.filter(|resume| resume.ordinal > 0).unwrap_or(&start);
         if position.ordinal > 0

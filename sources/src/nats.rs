@@ -9,19 +9,26 @@
 //! start = "first"                 # first | new | an RFC 3339 time | a sequence number: used only without progress
 //! ```
 //!
-//! The stream needs limits retention, the default. Reading leaves nothing behind in it: the consumer
-//! is ephemeral and acknowledges nothing; how far the stream was read is known by the sinks. At the
+//! Reading leaves nothing behind in a stream with limits retention, the default: the consumer is
+//! ephemeral and acknowledges nothing; how far the stream was read is known by the sinks. A work queue
+//! and a stream with interest retention take checkpoints (`checkpoint` under `[engine]`), and forget a
+//! message once no checkpoint that is kept needs it: consumers called `waterwheel-<pipeline>-<source>`
+//! see to that, and deleting those of interest retention by hand loses messages. At the
 //! start, and whenever the connection comes back, the stream is compared with what was read of it:
-//! one that was recreated, purged, cut or rewritten halts the pipeline. With `subjects`, messages
+//! one that was recreated, purged, cut or rewritten halts the pipeline, and so do limits of the
+//! stream that remove what was not read yet. `waterwheel run FILE --accept-gap events:101..110` goes
+//! on without messages that a halt names, for good: every sink records it. With `subjects`, messages
 //! of other subjects that are gone count as gone too after a restart: nothing tells them apart.
 //!
 //! A server that goes away is waited for. The rights that it takes: to publish to
 //! `$JS.API.STREAM.INFO.<stream>`, `$JS.API.STREAM.MSG.GET.<stream>`,
 //! `$JS.API.CONSUMER.CREATE.<stream>.>`, `$JS.API.CONSUMER.{INFO,DELETE,MSG.NEXT}.<stream>.*`, and
-//! to subscribe to `_INBOX.>`.
+//! to subscribe to `_INBOX.>`; of a work queue `$JS.ACK.<stream>.>` and of interest retention
+//! `$JS.API.CONSUMER.NAMES.<stream>` besides.
 
 mod pull;
 mod reply;
+mod retention;
 mod run;
 mod stream;
 #[cfg(test)]
@@ -33,13 +40,15 @@ use async_trait::async_trait;
 use waterwheel_config::document::NodeKind;
 use waterwheel_config::section::Section;
 use waterwheel_config::timestamp;
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
-use waterwheel_pipeline::contract::nats::api::Api;
+use waterwheel_pipeline::contract::nats::api::StreamInfo;
 use waterwheel_pipeline::contract::nats::{self as connection, ConnectionSpec, subject};
-use waterwheel_pipeline::contract::position::Position;
-use waterwheel_pipeline::contract::source::{Next, Source, SourceKind, SourceSpec, Until};
+use waterwheel_pipeline::contract::position::{Gap, Position};
+use waterwheel_pipeline::contract::source::{Next, Reading, Source, SourceKind, SourceSpec, Until};
 
 use self::pull::Reader;
+use self::retention::{Retention, keep_interest};
 use self::run::Run;
 
 /// The kind `nats`.
@@ -67,6 +76,13 @@ struct Settings {
     stream: String,
     subjects: Vec<String>,
     start: Start,
+    /// The source's name; empty where nobody gave it one.
+    name: String,
+    /// What may be gone, as the command line says.
+    accepted_gaps: Vec<Gap>,
+    /// What the consumers of a stream that forgets by itself are called; `None` where such a stream
+    /// cannot be read.
+    consumer: Option<String>,
 }
 
 fn plan(section: &Section<'_>) -> Option<Box<dyn SourceSpec>> {
@@ -78,9 +94,15 @@ fn plan(section: &Section<'_>) -> Option<Box<dyn SourceSpec>> {
     });
     let subjects = subjects(section);
     let start = start(section);
-    let settings =
-        Settings { connection: connection?, stream: stream?, subjects: subjects?, start: start? };
-    Some(Box::new(Spec(Arc::new(settings))))
+    Some(Box::new(Spec(Arc::new(Settings {
+        connection: connection?,
+        stream: stream?,
+        subjects: subjects?,
+        start: start?,
+        name: String::new(),
+        accepted_gaps: Vec::new(),
+        consumer: None,
+    }))))
 }
 
 fn subjects(section: &Section<'_>) -> Option<Vec<String>> {
@@ -147,13 +169,24 @@ struct Spec(Arc<Settings>);
 
 impl SourceSpec for Spec {
     fn build(&self, until: Until) -> Box<dyn Source> {
-        Box::new(NatsSource {
-            settings: self.0.clone(),
-            until,
-            bound: None,
-            clear: (0, 0),
-            run: None,
-        })
+        Box::new(NatsSource::new(self.0.clone(), until))
+    }
+
+    fn build_for(&self, reading: &Reading) -> Box<dyn Source> {
+        let settings = Settings {
+            name: reading.source.clone(),
+            accepted_gaps: reading.accepted_gaps.clone(),
+            // Names have no `-` of their own.
+            consumer: reading
+                .is_checkpointed
+                .then(|| format!("waterwheel-{}-{}", reading.pipeline, reading.source)),
+            ..(*self.0).clone()
+        };
+        Box::new(NatsSource::new(Arc::new(settings), reading.until))
+    }
+
+    fn has_gaps(&self) -> bool {
+        true
     }
 
     fn describe(&self) -> String {
@@ -173,6 +206,12 @@ struct NatsSource {
     run: Option<Run>,
 }
 
+impl NatsSource {
+    fn new(settings: Arc<Settings>, until: Until) -> Self {
+        Self { settings, until, bound: None, clear: (0, 0), run: None }
+    }
+}
+
 #[async_trait]
 impl Source for NatsSource {
     async fn open(&mut self, resume: Option<&Position>) -> Result<Position, Fault> {
@@ -180,41 +219,58 @@ impl Source for NatsSource {
         let settings = &self.settings;
         let connection = connection::connect(&settings.connection, "waterwheel").await?;
         let info = stream::info(&connection.api, &settings.stream).await?;
-        stream::check_retention(&info)?;
+        let retention = Retention::of(&info, settings)?;
         let clear = match resume {
             Some(resume) if resume.ordinal == self.clear.0 => self.clear.1,
             _ => 0,
         };
-        let (mut position, info) = match resume {
-            None => (stream::begin(&connection.api, &info, settings.start).await?, info),
-            Some(resume) => {
-                stream::check_identity(&info, resume)?;
-                (resume.clone(), stream::verify(&connection.api, resume, clear).await?)
-            }
+        let api = &connection.api;
+        let mut position = match resume {
+            None => stream::begin(api, &info, settings).await?,
+            Some(resume) => stream::resume(api, &info, settings, &retention, resume, clear).await?,
         };
+        if let Retention::Interest(prefix) = &retention {
+            let is_resumed = resume.is_some();
+            keep_interest(api, &info, settings, prefix, &position, is_resumed).await?;
+        }
         if self.until != Until::Forever {
             self.bound.get_or_insert(info.last_seq);
         }
-        let name: Arc<str> = settings.stream.as_str().into();
         let after = position.ordinal;
-        let reader = Reader::create(&connection, &name, &settings.subjects, after, 0).await?;
-        if reader.begins_after > after.max(clear) {
-            // The beginning of a stream at its limits moves while one looks.
-            if resume.is_some() || settings.start != Start::First {
-                return Err(stream::gone(&info, after + 1, reader.begins_after + 1));
-            }
-            position.ordinal = reader.begins_after;
+        let reader = Reader::create(&connection, settings, &retention, after, 0).await?;
+        // The beginning of a stream at its limits moves while one looks.
+        if resume.is_none() && settings.start == Start::First {
+            position.ordinal = position.ordinal.max(reader.begins_after);
+        } else if let Some(gap) = retention.gap(settings, after.max(clear), reader.begins_after + 1)
+        {
+            return Err(stream::gone(&info, gap));
         }
         let bound = self.bound;
-        let run = Run::new(connection, settings.clone(), position.clone(), reader, bound, clear);
+        let settings = settings.clone();
+        let begin = position.clone();
+        let run = Run::new(connection, settings, retention, begin, reader, bound, clear);
         self.run = Some(run);
+        failpoint::reach("nats.source.opened");
         Ok(position)
+    }
+
+    async fn verify(&mut self, recorded: &Position) -> Result<(), Fault> {
+        match &self.run {
+            Some(run) => stream::check_seen(&run.connection.api, recorded).await,
+            None => Ok(()),
+        }
     }
 
     async fn next(&mut self) -> Result<Next, Fault> {
         match &mut self.run {
             Some(run) => run.next().await,
             None => Err(Fault::halt("the nats source was asked for messages while closed")),
+        }
+    }
+
+    fn release(&mut self, durable: &Position) {
+        if let Some(run) = &mut self.run {
+            run.release(durable.ordinal);
         }
     }
 
@@ -226,14 +282,8 @@ impl Source for NatsSource {
     }
 
     async fn probe(&mut self) -> Vec<String> {
-        let problems = match self.open(None).await {
-            Ok(_) => match &self.run {
-                Some(run) => {
-                    let api = run.connection.api.clone();
-                    unmatched_subjects(api, self.settings.clone()).await
-                }
-                None => Vec::new(),
-            },
+        let problems = match self.probe_reading().await {
+            Ok(problems) => problems,
             Err(fault) => {
                 let help = fault.help.map(|help| format!(" ({help})")).unwrap_or_default();
                 vec![format!("{}{help}", fault.message)]
@@ -244,12 +294,21 @@ impl Source for NatsSource {
     }
 }
 
+impl NatsSource {
+    async fn probe_reading(&mut self) -> Result<Vec<String>, Fault> {
+        let settings = self.settings.clone();
+        let connection = connection::connect(&settings.connection, "waterwheel").await?;
+        let info = stream::info(&connection.api, &settings.stream).await?;
+        // To read a stream that forgets is to take it from who reads it now.
+        if Retention::of(&info, &settings)? == Retention::Limits {
+            self.open(None).await?;
+        }
+        Ok(unmatched_subjects(&info, &settings))
+    }
+}
+
 /// Filters that no message of the stream can match.
-async fn unmatched_subjects(api: Api, settings: Arc<Settings>) -> Vec<String> {
-    let info = match stream::info(&api, &settings.stream).await {
-        Ok(info) => info,
-        Err(fault) => return vec![fault.message],
-    };
+fn unmatched_subjects(info: &StreamInfo, settings: &Settings) -> Vec<String> {
     // A mirror names no subjects, and a sourcing stream may hold others.
     if info.subjects.is_empty() || info.config.get("sources").is_some() {
         return Vec::new();

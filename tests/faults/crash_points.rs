@@ -102,7 +102,14 @@ const SETUPS: &[(&str, Setup)] = &[
 
 /// Crashes at every point so often.
 pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
-    let only = std::env::var("ONLY_POINTS").unwrap_or_default(); let not = std::env::var("NOT_POINTS").unwrap_or("zzz".into()); let points: Vec<&str> = POINTS.iter().copied().filter(|p| p.contains(&only) && !not.split(",").any(|n| p.contains(n))).collect(); at(options, &points)
+    let only = std::env::var("ONLY_POINTS").unwrap_or_default();
+    let not = std::env::var("NOT_POINTS").unwrap_or("zzz".into());
+    let points: Vec<&str> = POINTS
+        .iter()
+        .copied()
+        .filter(|p| p.contains(&only) && !not.split(",").any(|n| p.contains(n)))
+        .collect();
+    at(options, &points)
 }
 
 /// Crashes at these points.
@@ -114,7 +121,10 @@ pub(super) fn at(options: &Options, points: &[&str]) -> Result<Counts, String> {
         let mut left = options.rounds;
         while left > 0 {
             let rounds = left.min(CRASHES_AN_EPISODE);
-            eprintln!("POINT {point} {:?}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap());
+            eprintln!(
+                "POINT {point} {:?}",
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
+            );
             one_episode(&mut stage, point, setup, rounds)
                 .map_err(|problem| format!("`{point}`: {problem}"))?;
             left -= rounds;

@@ -111,7 +111,10 @@ pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
                 super::say(&format!("seeded bug `{bug}` in {:?}: {how}", t.elapsed()));
                 caught += 1;
             }
-            None => { super::say(&format!("MISSED {bug} {:?}", t.elapsed())); missed.push(format!("`{bug}` ({meaning})")) }
+            None => {
+                super::say(&format!("MISSED {bug} {:?}", t.elapsed()));
+                missed.push(format!("`{bug}` ({meaning})"))
+            }
         }
     }
     if missed.is_empty() {

@@ -54,7 +54,10 @@ from = ["volume", "fills", "fill_latency", "onboarding"]
 
 /// A deployment file of these parts.
 pub(crate) fn deployment(parts: &[&str]) -> String {
-    format!("name = \"trading\"\n\n[engine]\nflush = \"10ms\"\n{}\n{PIPELINE}", parts.concat())
+    format!(
+        "name = \"trading\"\n\n[engine]\nflush = \"10ms\"\ncheckpoint = {{ path = \"state\", every = \"100ms\" }}\n{}\n{PIPELINE}",
+        parts.concat()
+    )
 }
 
 /// Events in a file of JSON Lines, and the rows that a recompute in Python makes of them.

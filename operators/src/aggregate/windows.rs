@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
+use serde::{Deserialize, Serialize};
 use waterwheel_config::value::{Row, Value};
 use waterwheel_pipeline::contract::clock::{Clock, StateGauge, Watermark};
 use waterwheel_pipeline::contract::epoch::Epoch;
@@ -18,6 +19,7 @@ use super::{Plan, accumulators};
 use crate::accumulator::Accumulator;
 use crate::key;
 use waterwheel_pipeline::contract::fold::Fold;
+use waterwheel_pipeline::contract::state::{Saver, StatePart, key_group};
 
 /// The state of an aggregate on one worker.
 pub(super) struct OpenWindows {
@@ -49,6 +51,32 @@ struct Group {
     /// The row that is out.
     emitted: Option<Row>,
     is_touched: bool,
+    /// True if it changed since it was last saved.
+    is_unsaved: bool,
+}
+
+/// A group of a window as it is saved.
+#[derive(Serialize)]
+struct SavedGroup<'a> {
+    level: u16,
+    start: i64,
+    end: i64,
+    hash: u64,
+    key: &'a [u8],
+    rows: i64,
+    accumulators: &'a [Accumulator],
+}
+
+/// The same, given back.
+#[derive(Deserialize)]
+struct RestoredGroup {
+    level: u16,
+    start: i64,
+    end: i64,
+    hash: u64,
+    key: Box<[u8]>,
+    rows: i64,
+    accumulators: Vec<Accumulator>,
 }
 
 impl OpenWindows {
@@ -132,31 +160,36 @@ impl OpenWindows {
 }
 
 impl OpenWindow {
-    fn apply(&mut self, piece: Partial, plan: &Plan) {
+    /// The index of a group; a new one is made where there is none.
+    fn group(&mut self, hash: u64, key: Box<[u8]>, plan: &Plan) -> u32 {
         let groups = &self.groups;
         let same = |index: &u32| {
             let group = &groups[*index as usize];
-            group.hash == piece.hash && group.key == piece.key
+            group.hash == hash && group.key == key
         };
-        let index = match self.table.find(piece.hash, same) {
-            Some(index) => *index,
-            None => {
-                let index = self.groups.len() as u32;
-                let rehash = |index: &u32| groups[*index as usize].hash;
-                self.table.insert_unique(piece.hash, index, rehash);
-                self.groups.push(Group {
-                    hash: piece.hash,
-                    key: piece.key,
-                    rows: 0,
-                    accumulators: accumulators(plan),
-                    heap_bytes: 0,
-                    emitted: None,
-                    is_touched: false,
-                });
-                index
-            }
-        };
+        if let Some(index) = self.table.find(hash, same) {
+            return *index;
+        }
+        let index = self.groups.len() as u32;
+        let rehash = |index: &u32| groups[*index as usize].hash;
+        self.table.insert_unique(hash, index, rehash);
+        self.groups.push(Group {
+            hash,
+            key,
+            rows: 0,
+            accumulators: accumulators(plan),
+            heap_bytes: 0,
+            emitted: None,
+            is_touched: false,
+            is_unsaved: false,
+        });
+        index
+    }
+
+    fn apply(&mut self, piece: Partial, plan: &Plan) {
+        let index = self.group(piece.hash, piece.key, plan);
         let group = &mut self.groups[index as usize];
+        group.is_unsaved = true;
         group.rows += piece.rows;
         for (mine, theirs) in group.accumulators.iter_mut().zip(piece.accumulators) {
             mine.merge(theirs);
@@ -200,5 +233,65 @@ impl Fold<Partial, Row> for OpenWindows {
         self.emit(output);
         self.close(self.clock.after(epoch, &self.watermark));
         self.report();
+    }
+
+    fn save(&mut self, saver: &mut Saver) {
+        for (level, windows) in self.levels.iter_mut().enumerate() {
+            for (end, window) in windows {
+                for group in &mut window.groups {
+                    let is_unsaved = std::mem::take(&mut group.is_unsaved);
+                    let key_group = key_group(group.hash);
+                    if !is_unsaved && !saver.is_whole(key_group) {
+                        continue;
+                    }
+                    let saved = SavedGroup {
+                        level: level as u16,
+                        start: window.start,
+                        end: *end,
+                        hash: group.hash,
+                        key: &group.key,
+                        rows: group.rows,
+                        accumulators: &group.accumulators,
+                    };
+                    saver.put(key_group, &saved);
+                }
+            }
+        }
+    }
+
+    fn restore(&mut self, part: &StatePart) {
+        let Some(epoch) = part.restored_epoch() else {
+            return;
+        };
+        let watermark_us = self.clock.after(epoch, &self.watermark);
+        part.restore(|saved: RestoredGroup| self.take_back(saved, watermark_us));
+        // A group may have been saved again and again; only its last row is out.
+        for (level, windows) in self.plan.levels.iter().zip(&mut self.levels) {
+            for (end, window) in windows {
+                let start = window.start;
+                for group in window.groups.iter_mut().filter(|group| group.rows > 0) {
+                    group.emitted = Some(group.row(&self.plan, &level.granularity, start, *end));
+                }
+            }
+        }
+    }
+}
+
+impl OpenWindows {
+    fn take_back(&mut self, saved: RestoredGroup, watermark_us: i64) {
+        // A window that has closed since was dropped without being saved again.
+        let windows = self.levels.get_mut(usize::from(saved.level));
+        let Some(windows) = windows.filter(|_| saved.end > watermark_us) else {
+            return;
+        };
+        let window = windows.entry(saved.end).or_default();
+        window.start = saved.start;
+        let index = window.group(saved.hash, saved.key, &self.plan);
+        let group = &mut window.groups[index as usize];
+        group.rows = saved.rows;
+        group.accumulators = saved.accumulators;
+        let heap_bytes = group.accumulators.iter().map(Accumulator::size_bytes).sum();
+        window.heap_bytes = window.heap_bytes + heap_bytes - group.heap_bytes;
+        group.heap_bytes = heap_bytes;
     }
 }

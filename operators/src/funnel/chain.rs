@@ -4,13 +4,15 @@
 //! matches from high to low, so that it is used once in a chain. This is ClickHouse's `windowFunnel`
 //! in its default mode: since a later start leaves more time, the latest chain dominates.
 
+use serde::{Deserialize, Serialize};
+
 use super::steps::StepEvent;
 
 /// The times of a chain's events, by step.
 pub(super) type Path = Vec<i64>;
 
 /// How far a user has got.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Chains {
     /// By step; shorter while no chain has got that far.
     latest: Vec<Option<Path>>,

@@ -9,15 +9,23 @@ use waterwheel_pipeline::contract::clock::{Clock, Watermark};
 use waterwheel_pipeline::contract::epoch::Epoch;
 use waterwheel_pipeline::contract::fold::Fold;
 use waterwheel_pipeline::contract::operator::RenderContext;
+use waterwheel_pipeline::contract::state::{Saver, StatePart, key_group};
 
 use super::Plan;
 use super::chain::Path;
+use crate::key;
 
 /// A reporting period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct PeriodKey {
     pub(super) start: i64,
     pub(super) end: i64,
+}
+
+impl PeriodKey {
+    pub(super) fn hash(&self) -> u64 {
+        key::hash(&self.start.to_le_bytes())
+    }
 }
 
 /// Users and times by step: integers, so that they add up the same in any order.
@@ -163,5 +171,27 @@ impl Fold<(PeriodKey, Totals), Row> for PeriodTotals {
         let watermark_us = self.clock.after(epoch, &self.watermark);
         let within_us = self.plan.within_us;
         self.periods.retain(|key, _| key.end.saturating_add(within_us) > watermark_us);
+    }
+
+    fn save(&mut self, saver: &mut Saver) {
+        // There are as many as open periods: few enough to be saved whole each time.
+        for (key, open) in &self.periods {
+            saver.put(key_group(key.hash()), &(key, &open.totals));
+        }
+    }
+
+    fn restore(&mut self, part: &StatePart) {
+        let Some(epoch) = part.restored_epoch() else {
+            return;
+        };
+        let watermark_us = self.clock.after(epoch, &self.watermark);
+        let within_us = self.plan.within_us;
+        part.restore(|(key, totals): (PeriodKey, Totals)| {
+            // A period that is final has been dropped.
+            if key.end.saturating_add(within_us) > watermark_us {
+                let emitted = totals.rows(key, &self.plan.step_names);
+                self.periods.insert(key, OpenTotals { totals, emitted });
+            }
+        });
     }
 }

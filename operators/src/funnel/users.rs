@@ -8,11 +8,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use waterwheel_config::calendar::Window;
 use waterwheel_pipeline::contract::clock::{Clock, StateGauge, Watermark};
 use waterwheel_pipeline::contract::epoch::Epoch;
 use waterwheel_pipeline::contract::fold::Fold;
 use waterwheel_pipeline::contract::operator::RenderContext;
+use waterwheel_pipeline::contract::state::{Saver, StatePart, key_group};
 
 use super::Plan;
 use super::chain::{Chains, Path};
@@ -50,6 +52,36 @@ struct UserCell {
     counted: Path,
     heap_bytes: usize,
     is_touched: bool,
+    /// True if it changed since it was last saved.
+    is_unsaved: bool,
+}
+
+/// A user of a period as it is saved.
+#[derive(Serialize)]
+struct SavedUser<'a> {
+    start: i64,
+    end: i64,
+    user: u128,
+    sealed: &'a Chains,
+    pending: &'a [(StepEvent, isize)],
+    counted: &'a Path,
+}
+
+/// The same, given back.
+#[derive(Deserialize)]
+struct RestoredUser {
+    start: i64,
+    end: i64,
+    user: u128,
+    sealed: Chains,
+    pending: Vec<(StepEvent, isize)>,
+    counted: Path,
+}
+
+impl OpenPeriod {
+    fn new(window: Window) -> Self {
+        Self { window, users: HashMap::default(), touched: Vec::new(), heap_bytes: 0 }
+    }
 }
 
 impl UserChains {
@@ -90,12 +122,7 @@ impl UserChains {
         if self.final_at(window) <= watermark_us {
             return;
         }
-        let open = self.periods.entry(window.start).or_insert_with(|| OpenPeriod {
-            window,
-            users: HashMap::default(),
-            touched: Vec::new(),
-            heap_bytes: 0,
-        });
+        let open = self.periods.entry(window.start).or_insert_with(|| OpenPeriod::new(window));
         let cell = open.users.entry(user).or_default();
         if !std::mem::replace(&mut cell.is_touched, true) {
             open.touched.push(user);
@@ -117,6 +144,7 @@ impl UserChains {
                     continue;
                 };
                 cell.is_touched = false;
+                cell.is_unsaved = true;
                 cell.recount(self.plan.within_us, open.window, &mut change);
                 let heap_bytes = cell.size_bytes();
                 open.heap_bytes = open.heap_bytes + heap_bytes - cell.heap_bytes;
@@ -223,5 +251,47 @@ impl Fold<UserEvent, (PeriodKey, Totals)> for UserChains {
         }
         self.emit(output);
         self.close(self.clock.after(epoch, &self.watermark));
+    }
+
+    fn save(&mut self, saver: &mut Saver) {
+        for open in self.periods.values_mut() {
+            for (user, cell) in &mut open.users {
+                let is_unsaved = std::mem::take(&mut cell.is_unsaved);
+                let group = key_group(*user as u64);
+                if is_unsaved || saver.is_whole(group) {
+                    let saved = SavedUser {
+                        start: open.window.start,
+                        end: open.window.end,
+                        user: *user,
+                        sealed: &cell.sealed,
+                        pending: &cell.pending,
+                        counted: &cell.counted,
+                    };
+                    saver.put(group, &saved);
+                }
+            }
+        }
+    }
+
+    fn restore(&mut self, part: &StatePart) {
+        let Some(epoch) = part.restored_epoch() else {
+            return;
+        };
+        let watermark_us = self.clock.after(epoch, &self.watermark);
+        part.restore(|saved: RestoredUser| {
+            let window = Window { start: saved.start, end: saved.end };
+            // A period that no chain can grow in has been dropped.
+            if self.final_at(window) <= watermark_us {
+                return;
+            }
+            let open = self.periods.entry(window.start).or_insert_with(|| OpenPeriod::new(window));
+            let cell = open.users.entry(saved.user).or_default();
+            cell.sealed = saved.sealed;
+            cell.pending = saved.pending;
+            cell.counted = saved.counted;
+            let heap_bytes = cell.size_bytes();
+            open.heap_bytes = open.heap_bytes + heap_bytes - cell.heap_bytes;
+            cell.heap_bytes = heap_bytes;
+        });
     }
 }

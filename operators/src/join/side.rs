@@ -34,7 +34,8 @@ pub(super) struct SidePlan {
 /// Every side row begins with its time, its key and its id; the captured columns follow.
 pub(super) const SIDE_COLUMNS: usize = 3;
 
-type KeyedRow = (ExpiringKey, Row);
+/// A row under its key.
+pub(super) type KeyedRow = (ExpiringKey, Row);
 
 /// The rows of one side, under their keys.
 pub(super) fn side_rows<'s>(

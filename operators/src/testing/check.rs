@@ -5,10 +5,11 @@ use std::sync::Arc;
 use waterwheel_pipeline::contract::epoch::{FINAL_WATERMARK, NO_WATERMARK};
 use waterwheel_pipeline::graph::Deployment;
 
-use super::drive::{EpochOutcome, run};
+use super::drive::EpochOutcome;
 use super::event::{Event, Judge, Verdict};
 use super::expected::{Accumulated, ExpectedRows};
 use super::log::{Script, Step};
+use super::restart::run_restarted;
 
 /// The log up to the end of an epoch.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ pub(crate) fn check(
     is_dead: &dyn Fn(&Event) -> bool,
     expected: &mut dyn FnMut(&Prefix) -> Vec<ExpectedRows>,
 ) -> Result<Vec<Accumulated>, String> {
-    let outcomes = run(deployment, workers, script)?.epochs;
+    let outcomes = run_restarted(deployment, workers, script)?;
     let lateness_us: Vec<i64> =
         deployment.sources.iter().map(|source| source.lateness_us).collect();
     let mut judge = Judge::new(&lateness_us);

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use waterwheel_pipeline::contract::event::EventBatch;
 use waterwheel_pipeline::contract::operator::{Events, Input, RenderContext, Rows};
 use waterwheel_pipeline::contract::sink::{Emit, Sink, SinkContext, SinkKind, SinkSpec};
 use waterwheel_pipeline::contract::source::{Source, SourceKind, SourceSpec, Until};
+use waterwheel_pipeline::contract::state::{Keeper, KeyGroup, Restore, SavedPart, SavedState};
 use waterwheel_pipeline::graph::{Deployment, InputRef, plan};
 
 use super::log::{Message, Script, Step};
@@ -117,6 +119,8 @@ pub(crate) struct EpochOutcome {
     pub(crate) late: usize,
     /// How many messages were no events.
     pub(crate) dead: usize,
+    /// The state, where it was saved.
+    saved: Option<Vec<SavedPart>>,
 }
 
 /// What a script brought out.
@@ -124,6 +128,19 @@ pub(crate) struct EpochOutcome {
 pub(crate) struct Run {
     /// Epoch by epoch. With a script that becomes final there is one more at the end.
     pub(crate) epochs: Vec<EpochOutcome>,
+    /// What all workers saved, by epoch.
+    pub(crate) saved: BTreeMap<usize, Vec<SavedPart>>,
+}
+
+/// Which part of a script is run, from what, and where its state is saved.
+#[derive(Clone, Default)]
+pub(crate) struct Stretch {
+    /// The first epoch.
+    pub(crate) first: usize,
+    /// The state after the epoch before it.
+    pub(crate) restore: Option<Arc<dyn SavedState>>,
+    /// The epochs after which state is saved, with the key groups that are saved whole.
+    pub(crate) saves: BTreeMap<usize, Range<KeyGroup>>,
 }
 
 struct EpochPlan {
@@ -144,6 +161,16 @@ pub(crate) fn run(
     workers: usize,
     script: &Script,
 ) -> Result<Run, String> {
+    run_stretch(deployment, workers, script, &Stretch::default())
+}
+
+/// Runs the part of a script that lies in a stretch.
+pub(crate) fn run_stretch(
+    deployment: &Arc<Deployment>,
+    workers: usize,
+    script: &Script,
+    stretch: &Stretch,
+) -> Result<Run, String> {
     let epochs = Arc::new(cut(deployment, script));
     let failed = Arc::new(AtomicBool::new(false));
     let mut config = match workers {
@@ -153,22 +180,27 @@ pub(crate) fn run(
     let differential = differential_dataflow::Config::default().idle_merge_effort(Some(1000));
     differential_dataflow::configure(&mut config.worker, &differential);
     let (deployment, in_flight) = (deployment.clone(), script.in_flight);
-    let plans = epochs.clone();
+    let (plans, part) = (epochs.clone(), stretch.clone());
     let guards = timely::execute(config, move |worker| {
         let guard = Guard(failed.clone());
-        WorkerRun::new(worker, &deployment, &failed).run(worker, &plans, in_flight, guard)
+        WorkerRun::new(worker, &deployment, &failed, &plans, &part)
+            .run(worker, &plans, &part, in_flight, guard)
     })?;
     let outcomes: Result<Vec<_>, String> = guards.join().into_iter().collect();
-    let mut merged = vec![EpochOutcome::default(); epochs.len()];
+    let mut merged = vec![EpochOutcome::default(); epochs.len() - stretch.first];
+    let mut saved: BTreeMap<usize, Vec<SavedPart>> = BTreeMap::new();
     for outcomes in outcomes? {
-        for (merged, outcome) in merged.iter_mut().zip(outcomes?) {
+        for (index, (merged, mut outcome)) in merged.iter_mut().zip(outcomes?).enumerate() {
+            if let Some(parts) = outcome.saved.take() {
+                saved.entry(stretch.first + index).or_default().extend(parts);
+            }
             merge(merged, outcome);
         }
     }
     for outcome in &mut merged {
         outcome.changes.iter_mut().for_each(consolidate);
     }
-    Ok(Run { epochs: merged })
+    Ok(Run { epochs: merged, saved })
 }
 
 fn merge(merged: &mut EpochOutcome, outcome: EpochOutcome) {
@@ -262,11 +294,25 @@ struct WorkerRun {
     states: Vec<StateGauge>,
     probe: ProbeHandle<Epoch>,
     clock: Clock,
+    keeper: Keeper,
 }
 
 impl WorkerRun {
-    fn new(worker: &mut Worker, deployment: &Arc<Deployment>, failed: &Arc<AtomicBool>) -> Self {
+    fn new(
+        worker: &mut Worker,
+        deployment: &Arc<Deployment>,
+        failed: &Arc<AtomicBool>,
+        plans: &[EpochPlan],
+        stretch: &Stretch,
+    ) -> Self {
         let (probe, clock) = (ProbeHandle::new(), Clock::default());
+        let restore = stretch.restore.clone().map(|state| {
+            let before = stretch.first - 1;
+            clock.set(before as Epoch, plans[before].watermarks.as_slice().into());
+            let (worker, workers) = (worker.index(), worker.peers());
+            Restore { state, epoch: before as Epoch, worker, workers }
+        });
+        let keeper = Keeper::new(restore);
         worker.dataflow::<Epoch, _, _>(|scope| {
             let (events, streams): (Vec<_>, Vec<Events<'_>>) =
                 deployment.sources.iter().map(|_| scope.new_input()).unzip();
@@ -282,8 +328,11 @@ impl WorkerRun {
                 let state = StateGauge::default();
                 let context = RenderContext {
                     clock: clock.clone(),
-                    watermark: node.watermark.clone(),
+                    watermark: node.planned.watermark.clone(),
                     state: state.clone(),
+                    name: node.name.clone(),
+                    fingerprint: node.fingerprint,
+                    keeper: keeper.clone(),
                 };
                 let inputs = node.inputs.iter().map(input).collect();
                 let output = node.planned.operator.render(scope, inputs, context);
@@ -292,8 +341,8 @@ impl WorkerRun {
                 states.push(state);
             }
             let (deployment, failed) = (deployment.clone(), failed.clone());
-            let (probe, clock) = (probe.clone(), clock.clone());
-            Self { deployment, failed, events, dead, captured, states, probe, clock }
+            let (probe, clock, keeper) = (probe.clone(), clock.clone(), keeper.clone());
+            Self { deployment, failed, events, dead, captured, states, probe, clock, keeper }
         })
     }
 
@@ -301,18 +350,24 @@ impl WorkerRun {
         mut self,
         worker: &mut Worker,
         plans: &[EpochPlan],
+        stretch: &Stretch,
         in_flight: usize,
         _guard: Guard,
     ) -> Result<Vec<EpochOutcome>, String> {
+        let first = stretch.first;
+        self.restore(worker, first as Epoch)?;
         let mut outcomes = Vec::new();
-        for (epoch, plan) in plans.iter().enumerate() {
+        for (epoch, plan) in plans.iter().enumerate().skip(first) {
+            if let Some(whole) = stretch.saves.get(&epoch) {
+                self.keeper.request(epoch as Epoch, whole.clone());
+            }
             outcomes.push(self.close(worker, epoch as Epoch, plan));
-            if let Some(oldest) = epoch.checked_sub(in_flight) {
-                self.finish(worker, oldest, &mut outcomes)?;
+            if let Some(oldest) = epoch.checked_sub(in_flight).filter(|oldest| *oldest >= first) {
+                self.finish(worker, oldest, &mut outcomes[oldest - first])?;
             }
         }
-        for epoch in plans.len().saturating_sub(in_flight)..plans.len() {
-            self.finish(worker, epoch, &mut outcomes)?;
+        for epoch in plans.len().saturating_sub(in_flight).max(first)..plans.len() {
+            self.finish(worker, epoch, &mut outcomes[epoch - first])?;
         }
         let (captured, failed) = (self.captured.clone(), self.failed.clone());
         drop(self);
@@ -321,6 +376,21 @@ impl WorkerRun {
             return Err("rows came out after the last epoch".to_owned());
         }
         Ok(outcomes)
+    }
+
+    /// Lets what was restored come to rest; nothing of it may come out again.
+    fn restore(&mut self, worker: &mut Worker, first: Epoch) -> Result<(), String> {
+        self.events.iter_mut().for_each(|events| events.advance_to(first));
+        self.dead.advance_to(first);
+        wait(worker, &self.failed, |_| self.probe.less_than(&first))?;
+        self.keeper.restored();
+        if let Some(fault) = self.keeper.fault() {
+            return Err(fault.to_string());
+        }
+        match self.captured.iter().all(|captured| captured.borrow().is_empty()) {
+            true => Ok(()),
+            false => Err("what was restored came out again".to_owned()),
+        }
     }
 
     /// Judges this worker's batches of an epoch and lets them flow.
@@ -354,15 +424,19 @@ impl WorkerRun {
         &mut self,
         worker: &mut Worker,
         epoch: usize,
-        outcomes: &mut [EpochOutcome],
+        outcome: &mut EpochOutcome,
     ) -> Result<(), String> {
         let time = epoch as Epoch;
         wait(worker, &self.failed, |_| self.probe.less_than(&(time + 1)))?;
         self.clock.forget_before(time);
         let take = |captured: &Captured| captured.borrow_mut().remove(&time).unwrap_or_default();
-        outcomes[epoch].changes = self.captured.iter().map(take).collect();
-        outcomes[epoch].state_bytes = self.states.iter().map(StateGauge::get).collect();
-        Ok(())
+        outcome.changes = self.captured.iter().map(take).collect();
+        outcome.state_bytes = self.states.iter().map(StateGauge::get).collect();
+        outcome.saved = self.keeper.take(time);
+        match self.keeper.fault() {
+            Some(fault) => Err(fault.to_string()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::position::{Position, fingerprint};
+use super::position::{Gap, Position, fingerprint};
 
 /// The place of one message in its batch's buffer.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct RawBatch {
     pub stream: Arc<str>,
     /// As in [`Position`].
     pub created: i64,
+    /// As in [`Position`].
+    pub gaps: Arc<[Gap]>,
     /// Subjects, headers and payloads, one after another.
     pub buffer: Bytes,
     /// The messages in log order.
@@ -53,6 +55,7 @@ impl RawBatch {
             created: self.created,
             ordinal: last.ordinal,
             fingerprint: fingerprint(last.received_at_us, self.bytes(&last.payload)),
+            gaps: self.gaps.to_vec(),
         })
     }
 
@@ -68,6 +71,7 @@ impl RawBatch {
         Self {
             stream: self.stream.clone(),
             created: self.created,
+            gaps: self.gaps.clone(),
             buffer: self.buffer.clone(),
             messages: Vec::new(),
             pending: self.pending,
@@ -80,6 +84,7 @@ impl RawBatch {
 pub struct BatchBuilder {
     stream: Arc<str>,
     created: i64,
+    gaps: Arc<[Gap]>,
     buffer: Vec<u8>,
     messages: Vec<RawMessage>,
     /// The sizes of the last batch, which the next is likely to need.
@@ -98,7 +103,14 @@ pub const BATCH_MESSAGES_MAX: usize = 2048;
 impl BatchBuilder {
     /// A builder for messages of one stream or file.
     pub fn new(stream: Arc<str>, created: i64) -> Self {
-        Self { stream, created, buffer: Vec::new(), messages: Vec::new(), likely: (0, 0) }
+        let (buffer, messages) = (Vec::new(), Vec::new());
+        Self { stream, created, gaps: Arc::default(), buffer, messages, likely: (0, 0) }
+    }
+
+    /// For a log of which something is gone that was never read.
+    #[must_use]
+    pub fn with_gaps(self, gaps: &[Gap]) -> Self {
+        Self { gaps: gaps.into(), ..self }
     }
 
     /// Adds a message. `headers` are `name:value\r\n` lines.
@@ -148,6 +160,7 @@ impl BatchBuilder {
         RawBatch {
             stream: self.stream.clone(),
             created: self.created,
+            gaps: self.gaps.clone(),
             buffer: std::mem::take(&mut self.buffer).into(),
             messages: std::mem::take(&mut self.messages),
             pending,

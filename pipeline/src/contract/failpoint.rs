@@ -8,11 +8,117 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// Every point at which a process can be made to crash. The fault tests walk the list.
-pub const POINTS: &[&str] = &["epoch.sealed", "epoch.delivered"];
+/// Every point at which a process can be made to crash. The fault tests walk the list. An ordinary
+/// run with the sinks postgres, parquet and nats reaches all but these:
+///
+/// | point | is reached by |
+/// |---|---|
+/// | `nats.source.released` | a stream with work-queue or interest retention, and two checkpoints |
+/// | `nats.source.verified` | a run that resumes, and a connection that comes back |
+/// | `parquet.stray.removed` | a start after a crash that left a file behind in `staging/` |
+/// | `parquet.file.published` | a start after a crash between a commit and its files' renaming |
+/// | `parquet.entry.pruned` | the 101st commit |
+pub const POINTS: &[&str] = &[
+    "intake.opened",
+    "intake.batch.handed",
+    "epoch.sealed",
+    "epoch.delivered",
+    // The consumer is made; nothing is read yet.
+    "nats.source.opened",
+    // A stream was compared with a position.
+    "nats.source.verified",
+    "nats.source.batch.read",
+    // Messages of a work queue are acknowledged, or those of interest retention moved on from.
+    "nats.source.released",
+    // The claim is written, the tables are not looked at yet.
+    "postgres.claimed",
+    "postgres.tables.ready",
+    "postgres.commit.begun",
+    // Sent inside the transaction; the answers may be under way.
+    "postgres.progress.written",
+    "postgres.rows.written",
+    // COMMIT is on its way, and nobody has seen its answer.
+    "postgres.commit.sent",
+    "postgres.commit.done",
+    "parquet.claimed",
+    "parquet.rows.kept",
+    "parquet.file.created",
+    "parquet.file.written",
+    "parquet.file.synced",
+    "parquet.staging.synced",
+    // An entry of the log is whole under a name of its own.
+    "parquet.manifest.written",
+    // It has its number; the directory is not synced yet.
+    "parquet.manifest.linked",
+    "parquet.manifest.synced",
+    "parquet.file.visible",
+    "parquet.commit.done",
+    "parquet.stray.removed",
+    "parquet.file.published",
+    "parquet.entry.pruned",
+    "nats.sink.claimed",
+    "nats.sink.batch.begun",
+    // The first message of a batch is answered.
+    "nats.sink.batch.opened",
+    "nats.sink.rows.sent",
+    // The last message is on its way, and nobody has seen its answer.
+    "nats.sink.batch.sent",
+    "nats.sink.batch.acked",
+    "nats.sink.commit.done",
+    "checkpoint.file.written",
+    "checkpoint.file.synced",
+    "checkpoint.file.renamed",
+    "checkpoint.segment.durable",
+    "checkpoint.manifest.durable",
+    "checkpoint.manifest.deleted",
+    "checkpoint.segment.deleted",
+];
 
 /// Every bug that can be switched on, and what it does. The fault tests must catch each.
-pub const SEEDED_BUGS: &[(&str, &str)] = &[];
+pub const SEEDED_BUGS: &[(&str, &str)] = &[
+    (
+        "progress-before-rows",
+        "postgres: the progress is committed in a transaction before the one of the rows",
+    ),
+    (
+        "progress-after-rows",
+        "postgres: the rows are committed first, the progress in a second transaction",
+    ),
+    (
+        "fence-by-lock",
+        "postgres: a claim reads the progress row with a lock instead of writing a new lease",
+    ),
+    (
+        "guard-does-not-raise",
+        "postgres: the guard of a stale instance moves nothing, and its rows commit all the same",
+    ),
+    ("visible-before-manifest", "parquet: files become visible before the entry that names them"),
+    ("manifest-not-exclusive", "parquet: an entry of the log replaces one that has its number"),
+    ("keeps-stray-files", "parquet: what a crash left in the staging directory stays there"),
+    (
+        "forgets-to-publish",
+        "parquet: a restart leaves committed files invisible that a crash kept from their places",
+    ),
+    (
+        "dedupe-window",
+        "nats sink: rows go out with Nats-Msg-Id alone, and the progress without its fence",
+    ),
+    ("progress-apart", "nats sink: the progress message is published after the batch, not in it"),
+    (
+        "anchor-unchecked",
+        "nats source: neither the time of creation nor the hash of the last message is compared",
+    ),
+    (
+        "ack-on-read",
+        "nats source: messages of a work queue are acknowledged as they are read, not once no \
+         checkpoint needs them",
+    ),
+    ("gap-unchecked", "nats source: what is gone before the first message left is passed over"),
+    (
+        "missing-progress-is-fresh",
+        "all sinks: rows that no progress speaks of are taken for nothing, and written again",
+    ),
+];
 
 /// Where a crash was asked for: the point, and how often it must be reached.
 static CRASH_AT: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
@@ -27,6 +133,13 @@ static BUGS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let asked = std::env::var("WATERWHEEL_SEEDED_BUGS").unwrap_or_default();
     asked.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 });
+
+/// True if the process was asked to crash at this point: where something has to be on its way by
+/// then, it is worth waiting for.
+#[inline]
+pub fn is_awaited(point: &'static str) -> bool {
+    cfg!(debug_assertions) && CRASH_AT.as_ref().is_some_and(|(asked, _)| asked == point)
+}
 
 /// Notes that the process is at a point, and crashes there if it was asked to.
 #[inline]

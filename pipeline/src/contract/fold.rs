@@ -14,6 +14,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::clock::Clock;
 use super::epoch::Epoch;
+use super::state::{Saver, StatePart};
 
 /// A datum, its epoch and how often it comes.
 pub type Update<D> = (D, Epoch, isize);
@@ -22,14 +23,39 @@ pub type Update<D> = (D, Epoch, isize);
 pub trait Fold<D, O>: 'static {
     /// Applies one epoch; what comes out goes to `output` with its multiplicity.
     fn epoch(&mut self, epoch: Epoch, updates: Vec<(D, isize)>, output: &mut Vec<(O, isize)>);
+
+    /// Writes the state as it is after the epoch that was applied last. For folds without state
+    /// between epochs there is nothing to do.
+    fn save(&mut self, _saver: &mut Saver) {}
+
+    /// Takes back what was saved, before the first epoch.
+    fn restore(&mut self, _part: &StatePart) {}
 }
 
-/// Runs a fold over a stream of updates.
+/// Runs a fold without state between epochs over a stream of updates.
 pub fn every_epoch<'s, D, O, P, F>(
     stream: Stream<'s, Epoch, Vec<Update<D>>>,
     pact: P,
     name: &str,
     clock: Clock,
+    fold: F,
+) -> VecCollection<'s, Epoch, O, isize>
+where
+    D: Clone + 'static,
+    O: Clone + 'static,
+    P: ParallelizationContract<Epoch, Vec<Update<D>>>,
+    F: Fold<D, O>,
+{
+    every_epoch_kept(stream, pact, name, clock, None, fold)
+}
+
+/// Runs a fold over a stream of updates; its state is saved in checkpoints under `part`.
+pub fn every_epoch_kept<'s, D, O, P, F>(
+    stream: Stream<'s, Epoch, Vec<Update<D>>>,
+    pact: P,
+    name: &str,
+    clock: Clock,
+    part: Option<StatePart>,
     mut fold: F,
 ) -> VecCollection<'s, Epoch, O, isize>
 where
@@ -41,6 +67,9 @@ where
     let mut waiting: BTreeMap<Epoch, Vec<(D, isize)>> = BTreeMap::new();
     let mut next: Epoch = 0;
     let mut results = Vec::new();
+    if let Some(part) = &part {
+        fold.restore(part);
+    }
     stream
         .unary_frontier::<CapacityContainerBuilder<Vec<Update<O>>>, _, _, _>(
             pact,
@@ -61,6 +90,12 @@ where
                     for epoch in clock.between(next, closed) {
                         let updates = waiting.remove(&epoch).unwrap_or_default();
                         fold.epoch(epoch, updates, &mut results);
+                        if let Some(part) = &part
+                            && let Some(mut saver) = part.saver(epoch)
+                        {
+                            fold.save(&mut saver);
+                            part.save(saver);
+                        }
                         held.downgrade(&epoch);
                         if !results.is_empty() {
                             let mut session = output.session(&*held);

@@ -15,3 +15,4 @@ pub mod operator;
 pub mod position;
 pub mod sink;
 pub mod source;
+pub mod state;

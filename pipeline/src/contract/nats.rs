@@ -18,11 +18,11 @@ pub mod api;
 mod context;
 pub mod subject;
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
-use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use async_nats::{ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 use tokio::sync::watch;
 use waterwheel_config::secret::Secret;
 use waterwheel_config::section::Section;
@@ -34,6 +34,9 @@ const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 
 /// How long one server may take to answer a connect, and to answer a request.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A login that was good and is refused so long will not be good again by itself.
+const REFUSAL_BORNE: Duration = Duration::from_secs(5);
 
 /// A full subscription drops messages without a word: large enough for all that a reader pulls.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 17;
@@ -283,11 +286,18 @@ impl Connection {
 
     /// Waits until a server is connected. Nothing is to be sent before: requests would queue up
     /// and all be made at once.
-    pub async fn connected(&self) {
+    ///
+    /// # Errors
+    /// The server is there and refuses the login, again and again.
+    pub async fn connected(&self) -> Result<(), Fault> {
         let mut connects = self.connects.clone();
         while self.client.connection_state() != State::Connected {
+            if let Some(refused) = self.api.refused() {
+                return Err(refused.fault("reconnecting"));
+            }
             let _ = tokio::time::timeout(Duration::from_millis(250), connects.changed()).await;
         }
+        Ok(())
     }
 }
 
@@ -299,12 +309,15 @@ pub async fn connect(spec: &ConnectionSpec, name: &str) -> Result<Connection, Fa
     let (servers, settings) = spec.resolve(&process_environment)?;
     let address = show(&servers);
     let (connected, connects) = watch::channel(0_u64);
-    let denials = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::new(Mutex::new(Heard::default()));
     let options = authenticate(options(&settings, name), &settings)?;
     let options = options.event_callback({
-        let (connected, denials) = (Arc::new(connected), denials.clone());
+        let (connected, heard) = (Arc::new(connected), heard.clone());
         move |event| {
-            note_event(&event, &connected, &denials);
+            if matches!(event, Event::Connected) {
+                connected.send_modify(|count| *count += 1);
+            }
+            heard.lock().unwrap_or_else(PoisonError::into_inner).note(&event);
             async {}
         }
     });
@@ -321,22 +334,39 @@ pub async fn connect(spec: &ConnectionSpec, name: &str) -> Result<Connection, Fa
         (None, Some(domain)) => format!("$JS.{domain}.API"),
         (None, None) => "$JS.API".to_owned(),
     };
-    let api = Api::new(client.clone(), prefix, denials);
+    let api = Api::new(client.clone(), prefix, address.clone(), heard);
     Ok(Connection { client, api, address, connects })
 }
 
-fn note_event(event: &Event, connected: &watch::Sender<u64>, denials: &Mutex<Vec<String>>) {
-    const DENIALS_KEPT: usize = 16;
-    match event {
-        Event::Connected => connected.send_modify(|count| *count += 1),
-        Event::ServerError(ServerError::Other(text)) if text.contains("ermissions") => {
-            if let Ok(mut denials) = denials.lock() {
-                denials.push(text.clone());
-                let surplus = denials.len().saturating_sub(DENIALS_KEPT);
-                denials.drain(..surplus);
+/// What the server said that no request gets as its answer.
+#[derive(Debug, Default)]
+struct Heard {
+    /// The last refusals of a right.
+    denials: Vec<String>,
+    /// Since when every attempt to connect again ends with the login being refused.
+    refused_since: Option<Instant>,
+}
+
+impl Heard {
+    fn note(&mut self, event: &Event) {
+        const DENIALS_KEPT: usize = 16;
+        match event {
+            Event::ServerError(ServerError::Other(text)) if text.contains("ermissions") => {
+                self.denials.push(text.clone());
+                let surplus = self.denials.len().saturating_sub(DENIALS_KEPT);
+                self.denials.drain(..surplus);
             }
+            // The client goes on trying, and only says so here.
+            Event::ClientError(ClientError::Other(text)) if text.contains("authorization") => {
+                self.refused_since.get_or_insert_with(Instant::now);
+            }
+            Event::ClientError(_) | Event::Connected => self.refused_since = None,
+            _ => {}
         }
-        _ => {}
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused_since.is_some_and(|since| since.elapsed() >= REFUSAL_BORNE)
     }
 }
 
@@ -412,13 +442,17 @@ fn read_seed(nkey: &Secret) -> Result<String, Fault> {
         .ok_or_else(|| Fault::stop("the file that `nkey` names holds no user seed"))
 }
 
+fn login_refused(address: &str) -> Fault {
+    Fault::stop(format!("the NATS server at {address} refuses the login"))
+        .help("check user, password, token, nkey or creds of the connection")
+}
+
 fn connect_fault(error: &async_nats::ConnectError, address: &str) -> Fault {
     let said = error.to_string().to_lowercase();
     let refused = ["authorization", "authentication", "certificate"];
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-            Fault::stop(format!("the NATS server at {address} refuses the login"))
-                .help("check user, password, token, nkey or creds of the connection")
+            login_refused(address)
         }
         ConnectErrorKind::Tls | ConnectErrorKind::ServerParse => {
             Fault::stop(format!("cannot connect to NATS at {address}: {error}"))
@@ -524,6 +558,22 @@ mod tests {
     fn a_mistyped_seed_is_not_shown() {
         let fault = read_seed(&Secret::new("SUAMISTYPEDSEED")).unwrap_err();
         assert!(!fault.message.contains("MISTYPED"), "{fault}");
+    }
+
+    #[test]
+    fn a_login_is_refused_only_while_nothing_else_is_heard() {
+        let other = |text: &str| Event::ClientError(ClientError::Other(text.to_owned()));
+        let mut heard = Heard::default();
+        heard.note(&other("authorization violation"));
+        assert!(heard.refused_since.is_some() && !heard.is_refused(), "it may be passing");
+        heard.refused_since = heard.refused_since.and_then(|at| at.checked_sub(REFUSAL_BORNE));
+        heard.note(&other("authorization violation"));
+        assert!(heard.is_refused());
+        for event in [other("IO error"), Event::Connected] {
+            heard.note(&other("authorization violation"));
+            heard.note(&event);
+            assert!(heard.refused_since.is_none(), "{event}");
+        }
     }
 
     #[tokio::test]

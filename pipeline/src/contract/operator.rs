@@ -23,6 +23,7 @@ use waterwheel_config::value::Row;
 use super::clock::{Clock, StateGauge, Watermark};
 use super::epoch::Epoch;
 use super::event::{Envelope, EventBatch, EventView, Field, Projection};
+use super::state::{Keeper, StatePart};
 
 /// A collection of rows.
 pub type Rows<'s> = VecCollection<'s, Epoch, Row, isize>;
@@ -200,13 +201,6 @@ pub struct OperatorContext {
     pub inputs: Vec<InputPlan>,
 }
 
-impl OperatorContext {
-    /// The least of the inputs' watermarks.
-    pub fn watermark(&self) -> Watermark {
-        Watermark::least(self.inputs.iter().map(|input| &input.watermark))
-    }
-}
-
 /// A planned operator.
 #[derive(Clone)]
 pub struct Planned {
@@ -244,6 +238,19 @@ pub struct RenderContext {
     pub watermark: Watermark,
     /// Where it reports the size of its state.
     pub state: StateGauge,
+    /// Its name, and a hash over everything that gives its state a meaning.
+    pub name: String,
+    /// See [`RenderContext::name`].
+    pub fingerprint: u128,
+    /// Saves its state and gives it back.
+    pub keeper: Keeper,
+}
+
+impl RenderContext {
+    /// A named part of the operator's state.
+    pub fn part(&self, name: &str) -> StatePart {
+        self.keeper.part(&format!("{}.{name}", self.name), self.fingerprint)
+    }
 }
 
 /// A planned operator, shared by all workers.

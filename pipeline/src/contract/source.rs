@@ -5,7 +5,7 @@ use waterwheel_config::section::Section;
 
 use super::batch::RawBatch;
 use super::fault::Fault;
-use super::position::Position;
+use super::position::{Gap, Position};
 
 /// When a source's reading ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,22 @@ pub enum Until {
     End,
     /// As `End`; then every window is closed and emitted.
     Final,
+}
+
+/// How a source is to be read in one run of the pipeline.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// When it ends.
+    pub until: Until,
+    /// The pipeline's name: with the source's it names what the source keeps at its server.
+    pub pipeline: String,
+    /// The source's name.
+    pub source: String,
+    /// What the person who started the run accepts as lost (`--accept-gap`).
+    pub accepted_gaps: Vec<Gap>,
+    /// True if checkpoints are kept, so that no restart reads again what was released (see
+    /// [`Source::release`]). Without them a restart reads from where the pipeline began.
+    pub is_checkpointed: bool,
 }
 
 /// What comes next.
@@ -48,6 +64,17 @@ pub trait SourceSpec: Send + Sync {
     /// Builds the source; nothing is opened yet.
     fn build(&self, until: Until) -> Box<dyn Source>;
 
+    /// Builds the source for one run; nothing is opened yet. For kinds that need to know more than
+    /// when to end.
+    fn build_for(&self, reading: &Reading) -> Box<dyn Source> {
+        self.build(reading.until)
+    }
+
+    /// True if messages of the log may be gone before they were read, and somebody may accept that.
+    fn has_gaps(&self) -> bool {
+        false
+    }
+
     /// What it reads, in a few words, for `explain` (no secret): ``stream EVENTS on host:4222``.
     fn describe(&self) -> String;
 }
@@ -61,11 +88,18 @@ pub trait Source: Send {
     /// Called again after a fault, with the position of the last message handed on.
     async fn open(&mut self, resume: Option<&Position>) -> Result<Position, Fault>;
 
+    /// Halts unless the log still holds, at a position up to which a sink has seen it, the message
+    /// that was there. Called for an open source, before the first message is asked for.
+    async fn verify(&mut self, _recorded: &Position) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// The next messages. Cancel-safe: a call that is dropped loses nothing. Waits while the log
     /// has nothing new.
     async fn next(&mut self) -> Result<Next, Fault>;
 
-    /// Everything up to here is durable in every sink and will never be asked for again.
+    /// Everything up to here is durable in every sink and will never be asked for again, also not
+    /// by a run that starts from the oldest checkpoint: a queue may forget it now.
     fn release(&mut self, _durable: &Position) {}
 
     /// Lets go of what it holds open.

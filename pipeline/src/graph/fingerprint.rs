@@ -20,7 +20,7 @@ pub(super) fn source_meaning(section: &Section<'_>) -> String {
     settings.join("\n")
 }
 
-/// A hash of meanings as 32 hexadecimal digits.
-pub(super) fn fingerprint(meanings: &[String]) -> String {
-    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(meanings.join("\n--\n").as_bytes()))
+/// A hash of meanings.
+pub(super) fn fingerprint(meanings: &[String]) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(meanings.join("\n--\n").as_bytes())
 }

@@ -1,6 +1,7 @@
 //! The graph that a deployment file describes: sources, operators in the order of the flow, sinks.
 
 mod cycles;
+mod engine;
 pub mod explain;
 mod fingerprint;
 mod plan;
@@ -8,6 +9,7 @@ mod sources;
 mod stand_in;
 mod tables;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use waterwheel_config::schema::SchemaRef;
@@ -15,8 +17,9 @@ use waterwheel_config::schema::SchemaRef;
 use crate::contract::clock::Watermark;
 use crate::contract::event::{RawColumns, dead_letter_schema, raw_schema};
 use crate::contract::operator::Planned;
+use crate::contract::position::Gap;
 use crate::contract::sink::{Emit, SinkContext, SinkSpec};
-use crate::contract::source::{SourceSpec, Until};
+use crate::contract::source::{Reading, SourceSpec, Until};
 use crate::runtime::decode::DecodePlan;
 
 pub use plan::plan;
@@ -29,12 +32,25 @@ pub struct Deployment {
     pub workers: usize,
     /// The longest that an event waits before its changes go to the sinks.
     pub flush_us: i64,
+    /// Where and how often the state of the operators is saved, if it is.
+    pub checkpoint: Option<CheckpointSettings>,
     /// The sources, in the order of the file.
     pub sources: Vec<SourceNode>,
     /// The operators, each after its inputs.
     pub operators: Vec<OperatorNode>,
     /// The sinks, by name.
     pub sinks: Vec<SinkNode>,
+}
+
+/// Where and how often the state of the operators is saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointSettings {
+    /// The directory; every pipeline has one of its own below.
+    pub path: PathBuf,
+    /// The time between two checkpoints, in microseconds.
+    pub every_us: i64,
+    /// How many are kept.
+    pub keep: usize,
 }
 
 /// Where an input comes from.
@@ -58,6 +74,8 @@ pub struct SourceNode {
     pub spec: Box<dyn SourceSpec>,
     /// When its reading ends.
     pub until: Until,
+    /// What may be missing from it in this run, as the command line says.
+    pub accepted_gaps: Vec<Gap>,
     /// How far behind the largest timestamp an event may be.
     pub lateness_us: i64,
     /// How its messages are decoded.
@@ -76,8 +94,8 @@ pub struct OperatorNode {
     pub inputs: Vec<InputRef>,
     /// What it does.
     pub planned: Planned,
-    /// The watermark in force inside.
-    pub watermark: Watermark,
+    /// A hash over everything that gives its rows and its state their meaning.
+    pub fingerprint: u128,
 }
 
 /// A sink of the graph.
@@ -99,6 +117,50 @@ pub struct SinkNode {
 }
 
 impl Deployment {
+    /// How a source is to be read.
+    pub fn reading(&self, source: &SourceNode) -> Reading {
+        Reading {
+            until: source.until,
+            pipeline: self.name.clone(),
+            source: source.name.clone(),
+            accepted_gaps: source.accepted_gaps.clone(),
+            is_checkpointed: self.checkpoint.is_some(),
+        }
+    }
+
+    /// Notes that a range of a source may be missing in this run; without a name it is the only
+    /// source from which anything can be.
+    ///
+    /// # Errors
+    /// Which sources there are, where the name is none of them or is needed.
+    pub fn accept_gap(&mut self, source: Option<&str>, gap: Gap) -> Result<(), String> {
+        let names: Vec<String> = self
+            .sources
+            .iter()
+            .filter(|node| node.spec.has_gaps())
+            .map(|node| node.name.clone())
+            .collect();
+        let known = || format!("`{}`", names.join("`, `"));
+        let wanted = match (source, names.as_slice()) {
+            (_, []) => return Err("no source of this deployment can have gaps".to_owned()),
+            (Some(name), _) if names.iter().any(|known| known == name) => name,
+            (Some(name), _) => {
+                return Err(format!("`{name}` is no source that can have gaps: {}", known()));
+            }
+            (None, [only]) => only,
+            (None, [first, ..]) => {
+                return Err(format!(
+                    "several sources can have gaps, {}: write {first}:{gap}",
+                    known()
+                ));
+            }
+        };
+        if let Some(node) = self.sources.iter_mut().find(|node| node.name == wanted) {
+            node.accepted_gaps.push(gap);
+        }
+        Ok(())
+    }
+
     /// The schema of an edge.
     pub fn schema(&self, input: InputRef) -> SchemaRef {
         match input {

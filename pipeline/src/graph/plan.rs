@@ -10,10 +10,11 @@ use waterwheel_config::schema::Finality;
 use waterwheel_config::section::Section;
 
 use super::cycles::report_cycles;
+use super::engine::{Engine, engine};
 use super::fingerprint::fingerprint;
 use super::sources::{SourceDraft, plan_source};
 use super::stand_in::{self, Known};
-use super::tables::{KEYS, chosen_kind, named_tables, none_of, operator_kind, refuse_name};
+use super::tables::{chosen_kind, named_tables, none_of, operator_kind, refuse_name};
 use super::{Deployment, InputRef, OperatorNode, SinkNode, SourceNode};
 use crate::contract::catalog::Catalog;
 use crate::contract::clock::Watermark;
@@ -24,9 +25,6 @@ use crate::contract::operator::{
 use crate::contract::sink::{Emit, InputRole, SinkContext, SinkInput};
 use crate::runtime::decode::DecodePlan;
 
-/// The default of `flush`.
-const FLUSH_DEFAULT_US: i64 = 100_000;
-
 /// Plans a document; `None` if it has errors, which are then among its findings.
 pub fn plan(document: &Document, catalog: &Catalog) -> Option<Deployment> {
     // In what is no TOML, what seems to be missing may be there.
@@ -35,7 +33,7 @@ pub fn plan(document: &Document, catalog: &Catalog) -> Option<Deployment> {
     }
     let root = document.root();
     let name = pipeline_name(&root);
-    let (workers, flush_us) = engine(&root);
+    let engine = engine(&root);
     root.refuse(&["tests"]);
     let mut planner = Planner::new(catalog);
     planner.sources(&root);
@@ -46,7 +44,7 @@ pub fn plan(document: &Document, catalog: &Catalog) -> Option<Deployment> {
     if document.findings.has_errors() {
         return None;
     }
-    Some(planner.finish(name?, workers, flush_us, sinks))
+    Some(planner.finish(name?, engine, sinks))
 }
 
 fn pipeline_name(root: &Section<'_>) -> Option<String> {
@@ -56,23 +54,6 @@ fn pipeline_name(root: &Section<'_>) -> Option<String> {
     }
     refuse_name(root, &name.span, &name.value);
     None
-}
-
-fn engine(root: &Section<'_>) -> (usize, i64) {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let Some(engine) = root.table_as_meant("engine", &KEYS) else {
-        return (cores, FLUSH_DEFAULT_US);
-    };
-    let workers = engine.integer("workers", 1, 256).map_or(cores, |workers| workers.value as usize);
-    let flush = engine.duration("flush");
-    if let Some(flush) = &flush
-        && !(1_000..=60_000_000).contains(&flush.value)
-    {
-        engine.findings().error(flush.span.clone(), "`flush` must be from 1ms to 1m");
-    }
-    engine.refuse(&["checkpoint"]);
-    engine.finish();
-    (workers, flush.map_or(FLUSH_DEFAULT_US, |flush| flush.value))
 }
 
 struct Planner<'c> {
@@ -196,15 +177,15 @@ impl<'c> Planner<'c> {
             return;
         };
         let meaning = self.meaning(draft.kind.name, &planned, &inputs);
-        let watermark = planned.watermark.clone();
+        let fingerprint = fingerprint(std::slice::from_ref(&meaning));
         let node =
-            OperatorNode { name: draft.name, kind: draft.kind.name, inputs, planned, watermark };
+            OperatorNode { name: draft.name, kind: draft.kind.name, inputs, planned, fingerprint };
         self.operators.push((node, meaning));
     }
 
     fn meaning(&self, kind: &str, planned: &Planned, inputs: &[InputRef]) -> String {
         let inputs: Vec<String> = inputs.iter().map(|input| self.input_meaning(*input)).collect();
-        format!("{kind}\n{}\nreads {}", planned.meaning, fingerprint(&inputs))
+        format!("{kind}\n{}\nreads {:032x}", planned.meaning, fingerprint(&inputs))
     }
 
     fn input_meaning(&self, input: InputRef) -> String {
@@ -369,7 +350,7 @@ impl<'c> Planner<'c> {
             spec,
             inputs,
             context,
-            fingerprint: fingerprint(&meanings),
+            fingerprint: format!("{:032x}", fingerprint(&meanings)),
         })
     }
 
@@ -421,13 +402,7 @@ impl<'c> Planner<'c> {
         }
     }
 
-    fn finish(
-        self,
-        name: String,
-        workers: usize,
-        flush_us: i64,
-        sinks: Vec<SinkNode>,
-    ) -> Deployment {
+    fn finish(self, name: String, engine: Engine, sinks: Vec<SinkNode>) -> Deployment {
         let raw = self.raw;
         let sources = self
             .sources
@@ -438,12 +413,14 @@ impl<'c> Planner<'c> {
                 kind: draft.kind,
                 spec: draft.spec,
                 until: draft.until,
+                accepted_gaps: Vec::new(),
                 lateness_us: draft.settings.lateness_us,
                 decode: Arc::new(DecodePlan::new(draft.settings, draft.projection.take())),
                 raw: raw.get(&index).cloned(),
             })
             .collect();
         let operators = self.operators.into_iter().map(|(node, _)| node).collect();
-        Deployment { name, workers, flush_us, sources, operators, sinks }
+        let Engine { workers, flush_us, checkpoint } = engine;
+        Deployment { name, workers, flush_us, checkpoint, sources, operators, sinks }
     }
 }

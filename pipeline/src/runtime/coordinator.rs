@@ -7,6 +7,8 @@
 //! sources while too much is under way ([`Coordinator::accepts`]).
 
 mod epochs;
+mod saves;
+mod start;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,11 +16,14 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::epochs::{Flowing, OpenEpoch, SourceState};
+use self::saves::Saves;
+pub(super) use self::start::Start;
+use super::checkpoint::FromWriter;
 use super::cuts::Cuts;
 use super::dataflow::WorkerHandle;
 use super::gauges::Gauges;
@@ -26,10 +31,10 @@ use super::messages::{
     BatchId, Delivery, EpochOutput, FromIntake, FromOutlet, FromWorker, ToWorker,
 };
 use crate::contract::batch::RawBatch;
-use crate::contract::epoch::{Epoch, FINAL_WATERMARK, Generation, NO_WATERMARK, Progress};
+use crate::contract::epoch::{Epoch, FINAL_WATERMARK, Generation, NO_WATERMARK};
 use crate::contract::failpoint;
 use crate::contract::fault::Fault;
-use crate::contract::position::Positions;
+use crate::contract::position::{Position, Positions};
 use crate::contract::source::Until;
 use crate::graph::Deployment;
 
@@ -70,11 +75,17 @@ pub(super) struct Coordinator {
     gauges: Arc<Gauges>,
     sources: Vec<SourceState>,
     intakes: Vec<mpsc::Receiver<FromIntake>>,
+    /// By source: what will never be read again.
+    released: Vec<watch::Sender<Option<Position>>>,
     workers: Vec<WorkerHandle>,
     next_worker: usize,
     from_workers: mpsc::Receiver<FromWorker>,
     outlets: Vec<OutletHandle>,
     from_outlets: mpsc::Receiver<FromOutlet>,
+    from_writer: mpsc::Receiver<FromWriter>,
+    saves: Saves,
+    /// Where each source began when the pipeline was new.
+    origin: Positions,
     cuts: Cuts,
     next_epoch: Epoch,
     next_batch: BatchId,
@@ -85,52 +96,9 @@ pub(super) struct Coordinator {
     stopping: Option<Stopped>,
 }
 
-/// What a coordinator needs to begin.
-pub(super) struct Start {
-    pub(super) deployment: Arc<Deployment>,
-    pub(super) generation: Generation,
-    pub(super) gauges: Arc<Gauges>,
-    pub(super) intakes: Vec<mpsc::Receiver<FromIntake>>,
-    pub(super) workers: Vec<WorkerHandle>,
-    pub(super) from_workers: mpsc::Receiver<FromWorker>,
-    pub(super) outlets: Vec<OutletHandle>,
-    pub(super) from_outlets: mpsc::Receiver<FromOutlet>,
-    /// What the sinks recorded.
-    pub(super) recorded: Vec<Progress>,
-}
-
 impl Coordinator {
-    pub(super) fn new(start: Start) -> Self {
-        let next_epoch =
-            start.recorded.iter().map(|progress| progress.record.epoch + 1).max().unwrap_or(1);
-        let cuts =
-            Cuts::new(start.recorded.iter().map(|progress| progress.record.positions.clone()));
-        let sources = start.deployment.sources.iter().map(|_| SourceState::default()).collect();
-        start.gauges.replaying.store(cuts.is_ahead(), Ordering::Relaxed);
-        Self {
-            deployment: start.deployment,
-            generation: start.generation,
-            gauges: start.gauges,
-            sources,
-            intakes: start.intakes,
-            workers: start.workers,
-            next_worker: 0,
-            from_workers: start.from_workers,
-            outlets: start.outlets,
-            from_outlets: start.from_outlets,
-            cuts,
-            next_epoch: next_epoch + 1,
-            next_batch: 0,
-            open: OpenEpoch::new(next_epoch),
-            sealed: VecDeque::new(),
-            flowing: VecDeque::new(),
-            stopping: None,
-        }
-    }
-
-    /// Waits until every source is open; where each begins.
+    /// Waits until every source is open; where each began when the pipeline was new.
     pub(super) async fn opened(&mut self, stop: &CancellationToken) -> Option<Positions> {
-        let mut origin = Positions::new();
         for (index, node) in self.deployment.sources.iter().enumerate() {
             let message = tokio::select! {
                 () = stop.cancelled() => return None,
@@ -138,10 +106,15 @@ impl Coordinator {
             };
             if let FromIntake::Opened(position) = message {
                 self.sources[index].position = Some(position.clone());
-                origin.insert(node.name.clone(), position);
+                self.origin.entry(node.name.clone()).or_insert(position);
             }
         }
-        Some(origin)
+        Some(self.origin.clone())
+    }
+
+    /// True if a snapshot was taken that is no checkpoint yet.
+    pub(super) fn has_unpublished(&self) -> bool {
+        self.saves.is_unpublished()
     }
 
     /// Runs until the end, until told to drain, or until a fault.
@@ -159,21 +132,27 @@ impl Coordinator {
                 biased;
                 () = drain.cancelled(), if self.stopping.is_none() => {
                     self.stopping = Some(Stopped::Drained);
-                    self.seal(false);
+                    self.seal(Seal::Last);
                 }
                 message = self.from_workers.recv() => match message {
                     Some(FromWorker::Decoded { id, timestamp_max_us }) => {
                         self.decoded(id, timestamp_max_us);
                     }
                     Some(FromWorker::Done(output)) => self.done(*output)?,
+                    Some(FromWorker::Fault(fault)) => return Err(fault),
                     None => return Err(Fault::halt("the dataflow workers are gone")),
                 },
                 message = self.from_outlets.recv() => match message {
                     Some(message) => self.hear_outlet(message)?,
                     None => return Err(Fault::halt("the sinks' actors are gone")),
                 },
+                Some(report) = self.from_writer.recv() => {
+                    if let Some(oldest) = self.saves.hear_writer(report) {
+                        self.release(&oldest);
+                    }
+                }
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(far_away)),
-                    if deadline.is_some() => self.seal(false),
+                    if deadline.is_some() => self.seal(Seal::Full),
                 (source, message) = next_message(&mut self.intakes, &self.sources, &self.cuts, &self.deployment),
                     if accepts => self.take(source, message)?,
             }
@@ -218,7 +197,7 @@ impl Coordinator {
         }
         self.feed()?;
         // With nothing pending the source has shown all it has.
-        if self.sources[source].ended || caught_up {
+        if caught_up {
             self.verify_end(source)?;
         }
         if self.sources.iter().all(|state| state.ended && state.held.is_none()) {
@@ -244,12 +223,12 @@ impl Coordinator {
                 break;
             }
             self.verify_cut()?;
-            self.seal(true);
+            self.seal(Seal::Cut);
             self.cuts.pass();
             self.gauges.replaying.store(self.cuts.is_ahead(), Ordering::Relaxed);
         }
         if self.open.messages >= EPOCH_MESSAGES_MAX {
-            self.seal(false);
+            self.seal(Seal::Full);
         }
         Ok(())
     }
@@ -261,7 +240,8 @@ impl Coordinator {
             else {
                 continue;
             };
-            let is_same = recorded.fingerprint == 0
+            let is_same = failpoint::has_bug("anchor-unchecked")
+                || recorded.fingerprint == 0
                 || read.fingerprint == 0
                 || (read.ordinal == recorded.ordinal && read.fingerprint == recorded.fingerprint);
             if !is_same {
@@ -309,17 +289,25 @@ impl Coordinator {
         worker.send(ToWorker::Batch { epoch: self.open.epoch, id, source: source as u16, raw })
     }
 
-    /// No batch comes into the open epoch any more. An empty one stays open, unless a cut needs a
-    /// record of its own.
-    fn seal(&mut self, is_cut: bool) {
-        if self.open.batches.is_empty() && !is_cut {
+    /// No batch comes into the open epoch any more. An empty one stays open, unless it needs a record
+    /// of its own.
+    fn seal(&mut self, why: Seal) {
+        let positions = self.positions();
+        let save = match why {
+            Seal::End => None,
+            Seal::Full | Seal::Cut => self.saves.request(&positions, false),
+            Seal::Last => self.saves.request(&positions, true),
+        };
+        let has_record = save.is_some() || matches!(why, Seal::Cut | Seal::End);
+        if self.open.batches.is_empty() && !has_record {
             self.open.opened_at = None;
             return;
         }
         let next = OpenEpoch::new(self.next_epoch);
         self.next_epoch += 1;
         let mut sealed = std::mem::replace(&mut self.open, next);
-        sealed.positions = self.positions();
+        sealed.positions = positions;
+        sealed.save = save;
         self.sealed.push_back(sealed);
         failpoint::reach("epoch.sealed");
     }
@@ -336,14 +324,15 @@ impl Coordinator {
         if self.stopping.is_some() {
             return;
         }
-        self.seal(false);
         let sources = self.deployment.sources.iter();
         let final_sources: Vec<bool> = sources.map(|node| node.until == Until::Final).collect();
         let finished = final_sources.iter().all(|is_final| *is_final);
+        // A pipeline that is finished is never gone on with.
+        self.seal(if finished { Seal::Full } else { Seal::Last });
         if final_sources.contains(&true) {
             self.open.final_sources = final_sources;
             self.open.finished = finished;
-            self.seal(true);
+            self.seal(Seal::End);
         }
         self.stopping = Some(if finished { Stopped::Finished } else { Stopped::End });
     }
@@ -363,7 +352,7 @@ impl Coordinator {
                 break;
             };
             let (closing, flowing) =
-                epoch.close(self.generation, &self.deployment, &mut self.sources);
+                epoch.close(self.generation, &self.deployment, &self.origin, &mut self.sources);
             let closing = Arc::new(closing);
             for worker in &self.workers {
                 worker.send(ToWorker::Close(closing.clone()))?;
@@ -392,7 +381,10 @@ impl Coordinator {
         }
     }
 
-    fn deliver(&mut self, flowing: Flowing) {
+    fn deliver(&mut self, mut flowing: Flowing) {
+        if let Some(snapshot) = flowing.snapshot.take() {
+            self.saves.gathered(snapshot);
+        }
         let gauges = &self.gauges;
         gauges.accepted.fetch_add(flowing.counts.accepted, Ordering::Relaxed);
         gauges.dead.fetch_add(flowing.counts.dead, Ordering::Relaxed);
@@ -416,6 +408,16 @@ impl Coordinator {
         failpoint::reach("epoch.delivered");
     }
 
+    /// The oldest kept checkpoint begins here: nothing before it will be read again.
+    fn release(&self, oldest: &Positions) {
+        for (node, released) in self.deployment.sources.iter().zip(&self.released) {
+            if let Some(position) = oldest.get(&node.name) {
+                // An intake that has ended needs nothing any more.
+                let _ = released.send(Some(position.clone()));
+            }
+        }
+    }
+
     fn hear_outlet(&mut self, message: FromOutlet) -> Result<(), Fault> {
         match message {
             FromOutlet::Taken { sink, count } => {
@@ -429,6 +431,7 @@ impl Coordinator {
                     epoch = progress.record.epoch,
                     "durable"
                 );
+                self.saves.hear_sink(sink, progress);
                 Ok(())
             }
             FromOutlet::Fault { sink, fault } => {
@@ -436,6 +439,19 @@ impl Coordinator {
             }
         }
     }
+}
+
+/// Why an epoch is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seal {
+    /// It is large or old enough.
+    Full,
+    /// A sink's record ends here.
+    Cut,
+    /// Nothing more is read in this run.
+    Last,
+    /// It closes every window.
+    End,
 }
 
 fn far_away() -> Instant {

@@ -56,8 +56,13 @@ mod tests {
     use super::*;
 
     fn positions(a: u64, b: u64) -> Positions {
-        let position =
-            |ordinal| Position { stream: "s".to_owned(), created: 0, ordinal, fingerprint: 0 };
+        let position = |ordinal| Position {
+            stream: "s".to_owned(),
+            created: 0,
+            ordinal,
+            fingerprint: 0,
+            gaps: Vec::new(),
+        };
         [("a".to_owned(), position(a)), ("b".to_owned(), position(b))].into()
     }
 

@@ -32,7 +32,8 @@ use crate::contract::event::{EventBatch, RawColumns};
 use crate::contract::fault::Fault;
 use crate::contract::operator::{Events, Input, RenderContext, Rows};
 use crate::contract::sink::Emit;
-use crate::graph::{Deployment, InputRef};
+use crate::contract::state::{Keeper, Restore, SavedState};
+use crate::graph::{Deployment, InputRef, SinkNode};
 use crate::runtime::decode::Decoded;
 
 /// Messages that wait for a worker. The coordinator bounds what is under way, see its limits; this
@@ -83,10 +84,21 @@ impl Workers {
     }
 }
 
+/// The state that workers begin with.
+#[derive(Clone)]
+pub(super) struct Resume {
+    pub(super) state: Arc<dyn SavedState>,
+    /// As of which epoch of this generation it holds: the one before the first.
+    pub(super) epoch: Epoch,
+    /// The watermark of each source after that epoch.
+    pub(super) watermarks: Vec<i64>,
+}
+
 /// Starts the workers of a deployment.
 pub(super) fn start(
     deployment: &Arc<Deployment>,
     coordinator: &mpsc::Sender<FromWorker>,
+    resume: Option<Resume>,
 ) -> Result<(Workers, Vec<WorkerHandle>), Fault> {
     let count = deployment.workers;
     let (mailboxes, receivers): (Vec<_>, Vec<_>) =
@@ -105,7 +117,9 @@ pub(super) fn start(
         let mailbox = receivers.lock().unwrap_or_else(PoisonError::into_inner)[index].take();
         let _ = registry.send((index, std::thread::current()));
         if let Some(mailbox) = mailbox {
-            WorkerLoop::new(worker, deployment.clone(), mailbox, coordinator.clone()).run(worker);
+            let (deployment, coordinator) = (deployment.clone(), coordinator.clone());
+            let resume = resume.clone();
+            WorkerLoop::new(worker, deployment, mailbox, coordinator, resume).run(worker);
         }
     })
     .map_err(|error| Fault::halt(format!("cannot start the dataflow workers: {error}")))?;
@@ -134,12 +148,12 @@ struct Graph {
     states: Vec<StateGauge>,
     probe: ProbeHandle<Epoch>,
     clock: Clock,
+    keeper: Keeper,
 }
 
 impl Graph {
-    fn render(worker: &mut Worker, deployment: &Deployment) -> Self {
+    fn render(worker: &mut Worker, deployment: &Deployment, clock: Clock, keeper: Keeper) -> Self {
         let probe = ProbeHandle::new();
-        let clock = Clock::default();
         worker.dataflow::<Epoch, _, _>(|scope| {
             let (events, streams): (Vec<_>, Vec<_>) =
                 deployment.sources.iter().map(|_| scope.new_input()).unzip();
@@ -153,8 +167,11 @@ impl Graph {
                 let state = StateGauge::default();
                 let context = RenderContext {
                     clock: clock.clone(),
-                    watermark: node.watermark.clone(),
+                    watermark: node.planned.watermark.clone(),
                     state: state.clone(),
+                    name: node.name.clone(),
+                    fingerprint: node.fingerprint,
+                    keeper: keeper.clone(),
                 };
                 let rows = node.planned.operator.render(scope, inputs, context);
                 rows.clone().inner.probe_with(&probe);
@@ -168,13 +185,12 @@ impl Graph {
                     sink.inputs
                         .iter()
                         .map(|input| {
-                            let rows = edges.sink_rows(*input, sink.context.emit, &clock);
-                            capture(rows, &probe)
+                            capture(edges.sink_rows(*input, sink, &clock, &keeper), &probe)
                         })
                         .collect()
                 })
                 .collect();
-            Self { events, dead, captured, states, probe, clock: clock.clone() }
+            Self { events, dead, captured, states, probe, clock, keeper }
         })
     }
 
@@ -200,20 +216,30 @@ impl<'s> Edges<'_, 's> {
         }
     }
 
-    fn sink_rows(&self, input: InputRef, emit: Emit, clock: &Clock) -> Rows<'s> {
-        let rows = match input {
+    fn sink_rows(
+        &self,
+        input: InputRef,
+        sink: &SinkNode,
+        clock: &Clock,
+        keeper: &Keeper,
+    ) -> Rows<'s> {
+        let node = match input {
             InputRef::DeadLetters => return self.dead.clone(),
             InputRef::Source(index) => {
                 let columns = self.deployment.sources[index].raw.clone();
                 return raw_rows(self.events[index].clone(), columns);
             }
-            InputRef::Operator(index) => self.rows[index].clone(),
+            InputRef::Operator(index) => index,
         };
-        match emit {
+        let rows = self.rows[node].clone();
+        match sink.context.emit {
             Emit::Changes => rows,
             Emit::Final => {
                 let finality = self.deployment.schema(input).finality;
-                final_only(rows, finality, clock.clone(), self.deployment.watermark(input))
+                let node = &self.deployment.operators[node];
+                let name = format!("{}.final.{}", node.name, sink.name);
+                let part = keeper.part(&name, node.fingerprint);
+                final_only(rows, finality, clock.clone(), self.deployment.watermark(input), part)
             }
         }
     }
@@ -279,6 +305,8 @@ struct WorkerLoop {
     waiting: BTreeMap<Epoch, Vec<Waiting>>,
     /// Closed epochs that still flow, with what was counted in each.
     flowing: VecDeque<(Epoch, Counts)>,
+    /// As of which epoch state was restored, if any was.
+    resumed: Option<Epoch>,
 }
 
 impl WorkerLoop {
@@ -287,8 +315,19 @@ impl WorkerLoop {
         deployment: Arc<Deployment>,
         mailbox: Receiver<ToWorker>,
         coordinator: mpsc::Sender<FromWorker>,
+        resume: Option<Resume>,
     ) -> Self {
-        let graph = Graph::render(worker, &deployment);
+        let clock = Clock::default();
+        let restore = resume.map(|Resume { state, epoch, watermarks }| {
+            clock.set(epoch, watermarks.into());
+            Restore { state, epoch, worker: worker.index(), workers: worker.peers() }
+        });
+        let resumed = restore.as_ref().map(|restore| restore.epoch);
+        let keeper = match (&deployment.checkpoint, restore) {
+            (None, None) => Keeper::default(),
+            (_, restore) => Keeper::new(restore),
+        };
+        let graph = Graph::render(worker, &deployment, clock, keeper);
         Self {
             deployment,
             mailbox,
@@ -296,10 +335,12 @@ impl WorkerLoop {
             graph,
             waiting: BTreeMap::new(),
             flowing: VecDeque::new(),
+            resumed,
         }
     }
 
     fn run(mut self, worker: &mut Worker) {
+        self.restore(worker);
         loop {
             match self.mailbox.try_recv() {
                 Ok(message) => {
@@ -322,6 +363,29 @@ impl WorkerLoop {
         }
     }
 
+    /// Lets what was restored come to rest before anything new flows. All of it was out before, so
+    /// nothing comes out.
+    fn restore(&mut self, worker: &mut Worker) {
+        if let Some(epoch) = self.resumed {
+            self.advance_inputs(epoch + 1);
+            while self.graph.probe.less_than(&(epoch + 1)) {
+                worker.step_or_park(Some(PARK));
+            }
+            self.graph.keeper.restored();
+            for captured in self.graph.captured.iter().flatten() {
+                debug_assert!(captured.borrow().is_empty(), "what was restored came out again");
+            }
+        }
+    }
+
+    fn advance_inputs(&mut self, epoch: Epoch) {
+        for events in &mut self.graph.events {
+            events.advance_to(epoch);
+        }
+        self.graph.dead.advance_to(epoch);
+        self.graph.dead.flush();
+    }
+
     fn take(&mut self, message: ToWorker) {
         match message {
             ToWorker::Batch { epoch, id, source, raw } => {
@@ -338,10 +402,10 @@ impl WorkerLoop {
     fn close(&mut self, closing: &Closing) {
         let epoch = closing.epoch;
         self.graph.clock.set(epoch, closing.watermarks.as_slice().into());
-        for events in &mut self.graph.events {
-            events.advance_to(epoch);
+        if let Some(whole) = &closing.save {
+            self.graph.keeper.request(epoch, whole.clone());
         }
-        self.graph.dead.advance_to(epoch);
+        self.advance_inputs(epoch);
         let mut counts = Counts::default();
         for Waiting { id, source, decoded } in self.waiting.remove(&epoch).unwrap_or_default() {
             let Decoded { mut batch, dead, .. } = decoded;
@@ -355,16 +419,16 @@ impl WorkerLoop {
             }
             self.graph.events[usize::from(source)].send((Rc::new(batch), epoch, 1));
         }
-        for events in &mut self.graph.events {
-            events.advance_to(epoch + 1);
-        }
-        self.graph.dead.advance_to(epoch + 1);
-        self.graph.dead.flush();
+        self.advance_inputs(epoch + 1);
         self.flowing.push_back((epoch, counts));
     }
 
     /// Reports the epochs that have flowed through; false if nobody listens any more.
     fn report_done(&mut self) -> bool {
+        if let Some(fault) = self.graph.keeper.fault() {
+            self.report(FromWorker::Fault(fault));
+            return false;
+        }
         while let Some((epoch, counts)) = self.flowing.front().copied() {
             if self.graph.probe.less_than(&(epoch + 1)) {
                 break;
@@ -381,7 +445,8 @@ impl WorkerLoop {
                 .map(|inputs| inputs.iter().map(take).collect())
                 .collect();
             let state_bytes = self.graph.state_bytes();
-            let output = EpochOutput { epoch, sinks, counts, state_bytes };
+            let saved = self.graph.keeper.take(epoch).unwrap_or_default();
+            let output = EpochOutput { epoch, sinks, counts, state_bytes, saved };
             if !self.report(FromWorker::Done(Box::new(output))) {
                 return false;
             }

@@ -1,7 +1,10 @@
 //! What a running pipeline shows of itself: counters and states that anyone may read at any time.
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
 
 /// The gauges of one pipeline, across its generations.
 #[derive(Debug, Default)]
@@ -26,20 +29,30 @@ pub struct Gauges {
     pub state_bytes: AtomicU64,
     /// True while replaying what the sinks already hold.
     pub replaying: AtomicBool,
-    waiting: Mutex<Option<String>>,
+    /// By who waits: why, and since when.
+    waiting: Mutex<BTreeMap<String, (String, DateTime<Utc>)>>,
 }
 
 impl Gauges {
-    /// Notes for what the pipeline waits, or that it goes on.
-    pub fn set_waiting(&self, reason: Option<String>) {
-        if let Ok(mut waiting) = self.waiting.lock() {
-            *waiting = reason;
-        }
+    /// Notes that somebody waits, and why. Since when is kept while it lasts.
+    pub fn wait_for(&self, whom: &str, cause: &str) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = waiting.get(whom).map_or_else(Utc::now, |(_, since)| *since);
+        waiting.insert(whom.to_owned(), (cause.to_owned(), since));
     }
 
-    /// For what the pipeline waits.
+    /// Notes that somebody waits no longer.
+    pub fn goes_on(&self, whom: &str) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(whom);
+    }
+
+    /// For what the pipeline waits, and since when.
     pub fn waiting(&self) -> Option<String> {
-        self.waiting.lock().ok().and_then(|waiting| waiting.clone())
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = waiting.iter().map(|(whom, (cause, since))| {
+            format!("{whom}: {cause} since {}", since.format("%H:%M:%SZ"))
+        });
+        (!waiting.is_empty()).then(|| each.collect::<Vec<_>>().join("; "))
     }
 
     /// Starts a generation's counts anew: it reads again what counts once.

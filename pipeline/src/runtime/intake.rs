@@ -1,14 +1,15 @@
 //! The intake of one source: opens it, hands its batches on, and opens it again after a fault.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::Ending;
 use super::gauges::Gauges;
 use super::messages::FromIntake;
+use super::waiting::Waiting;
+use crate::contract::failpoint;
 use crate::contract::fault::{Fault, Remedy};
 use crate::contract::position::Position;
 use crate::contract::source::{Next, Source};
@@ -16,15 +17,16 @@ use crate::contract::source::{Next, Source};
 /// Batches that wait for the coordinator: enough to bridge its pauses, few enough to bound memory.
 pub(super) const MAILBOX_BATCHES: usize = 4;
 
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_MOST: Duration = Duration::from_secs(5);
-
 /// What an intake needs.
 pub(super) struct Intake {
     pub(super) name: String,
     pub(super) source: Box<dyn Source>,
     /// Where to begin; `None` on the first run.
     pub(super) resume: Option<Position>,
+    /// Up to where the sinks have seen it, each by itself.
+    pub(super) recorded: Vec<Position>,
+    /// Up to where nothing is needed any more: the oldest checkpoint that is kept.
+    pub(super) released: watch::Receiver<Option<Position>>,
     pub(super) coordinator: mpsc::Sender<FromIntake>,
     pub(super) stop: CancellationToken,
     pub(super) gauges: Arc<Gauges>,
@@ -45,28 +47,30 @@ impl Intake {
     async fn read(&mut self) -> Ending {
         let mut position = self.resume.take();
         let mut is_first = true;
-        let mut backoff = BACKOFF_FIRST;
+        let gauges = self.gauges.clone();
+        let mut waiting = Waiting::new(&gauges, format!("source `{}`", self.name));
         loop {
-            let opened = match self.source.open(position.as_ref()).await {
+            let opened = match self.open(position.as_ref()).await {
                 Ok(opened) => opened,
                 Err(fault) if fault.remedy == Remedy::Retry => {
-                    wait(&self.name, &self.gauges, &fault, &mut backoff).await;
+                    waiting.pause(&fault).await;
                     continue;
                 }
                 Err(fault) => {
                     return Ending::Fault(fault.within(format!("source `{}`", self.name)));
                 }
             };
-            self.gauges.set_waiting(None);
-            backoff = BACKOFF_FIRST;
-            position.get_or_insert_with(|| opened.clone());
+            waiting.over();
+            // It may begin behind what is gone and accepted as such.
+            position = Some(opened.clone());
+            failpoint::reach("intake.opened");
             if std::mem::take(&mut is_first)
                 && self.coordinator.send(FromIntake::Opened(opened)).await.is_err()
             {
                 return Ending::Cancelled;
             }
             let fault = loop {
-                match self.source.next().await {
+                match self.next().await {
                     Ok(Next::Batch(batch)) => {
                         let Some(end) = batch.end() else {
                             continue;
@@ -75,6 +79,7 @@ impl Intake {
                         if self.coordinator.send(FromIntake::Batch(batch)).await.is_err() {
                             return Ending::Cancelled;
                         }
+                        failpoint::reach("intake.batch.handed");
                     }
                     Ok(Next::End) => {
                         let _ = self.coordinator.send(FromIntake::End).await;
@@ -86,16 +91,32 @@ impl Intake {
             if fault.remedy != Remedy::Retry {
                 return Ending::Fault(fault.within(format!("source `{}`", self.name)));
             }
-            wait(&self.name, &self.gauges, &fault, &mut backoff).await;
+            waiting.pause(&fault).await;
         }
     }
-}
 
-async fn wait(name: &str, gauges: &Gauges, fault: &Fault, backoff: &mut Duration) {
-    if *backoff == BACKOFF_FIRST {
-        tracing::warn!(source = %name, "{fault}; waiting for it");
+    /// Opens the source, and checks that it is what every sink has seen of it.
+    async fn open(&mut self, position: Option<&Position>) -> Result<Position, Fault> {
+        let opened = self.source.open(position).await?;
+        for recorded in &self.recorded {
+            self.source.verify(recorded).await?;
+        }
+        Ok(opened)
     }
-    gauges.set_waiting(Some(format!("source `{name}`: {fault}")));
-    tokio::time::sleep(*backoff).await;
-    *backoff = (*backoff * 2).min(BACKOFF_MOST);
+
+    /// The next messages. What is released meanwhile is let go of at once.
+    async fn next(&mut self) -> Result<Next, Fault> {
+        loop {
+            // Marks it as seen; a source that was opened again is told again.
+            let released = self.released.borrow_and_update().clone();
+            if let Some(released) = released {
+                self.source.release(&released);
+            }
+            tokio::select! {
+                biased;
+                Ok(()) = self.released.changed() => {}
+                next = self.source.next() => return next,
+            }
+        }
+    }
 }

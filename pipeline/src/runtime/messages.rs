@@ -1,6 +1,7 @@
 //! What the actors say to each other.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use waterwheel_config::value::Row;
@@ -9,6 +10,7 @@ use crate::contract::batch::RawBatch;
 use crate::contract::epoch::{Epoch, EpochRecord, Progress};
 use crate::contract::fault::Fault;
 use crate::contract::position::Position;
+use crate::contract::state::{KeyGroup, SavedPart};
 
 /// Names a batch within a generation.
 pub(super) type BatchId = u64;
@@ -43,6 +45,8 @@ pub(super) struct Closing {
     pub(super) watermarks: Vec<i64>,
     /// The largest timestamp accepted before each batch of the epoch.
     pub(super) carried_us: HashMap<BatchId, Option<i64>>,
+    /// The key groups to be saved whole after the epoch, if the state is saved.
+    pub(super) save: Option<Range<KeyGroup>>,
 }
 
 /// From a worker to the coordinator.
@@ -52,6 +56,8 @@ pub(super) enum FromWorker {
     Decoded { id: BatchId, timestamp_max_us: Option<i64> },
     /// An epoch has flowed through the whole dataflow.
     Done(Box<EpochOutput>),
+    /// It cannot go on.
+    Fault(Fault),
 }
 
 /// What one worker brought out of one epoch.
@@ -62,6 +68,8 @@ pub(super) struct EpochOutput {
     pub(super) sinks: Vec<Vec<Updates>>,
     pub(super) counts: Counts,
     pub(super) state_bytes: usize,
+    /// The state as of the epoch, where it was asked for.
+    pub(super) saved: Vec<SavedPart>,
 }
 
 /// How many messages became what.

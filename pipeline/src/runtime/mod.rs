@@ -11,13 +11,17 @@
 //! one starts from what the sinks have made durable.
 
 mod actor;
+mod backoff;
+mod checkpoint;
 mod coordinator;
 mod cuts;
 mod dataflow;
 pub mod decode;
+pub mod faults;
 mod final_gate;
 pub mod gauges;
 mod intake;
 mod messages;
 mod outlet;
 pub mod pipeline;
+mod waiting;

@@ -16,6 +16,7 @@ use super::actor::Ending;
 use super::cuts::is_at_or_before;
 use super::gauges::Gauges;
 use super::messages::{Delivery, FromOutlet, Updates};
+use super::waiting::Waiting;
 use crate::contract::epoch::Progress;
 use crate::contract::fault::{Fault, Remedy};
 use crate::contract::position::Positions;
@@ -26,9 +27,6 @@ const EMPTY_COMMIT_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a sink that is idle may do what time makes due.
 const TICK: Duration = Duration::from_secs(1);
-
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-const BACKOFF_MOST: Duration = Duration::from_secs(5);
 
 /// A row count beyond which no further epoch is gathered into one commit.
 const GATHERED_ROWS_MAX: usize = 200_000;
@@ -162,49 +160,45 @@ impl Outlet {
         let rows: usize =
             changes.iter().map(|changes| changes.upserts.len() + changes.deletes.len()).sum();
         let commit = Commit { progress: gathered.progress, changes };
-        let mut backoff = BACKOFF_FIRST;
+        let gauges = self.gauges.clone();
+        let mut waiting = Waiting::new(&gauges, format!("sink `{}`", self.name));
         loop {
             match self.sink.commit(&commit).await {
                 Ok(durable) => {
-                    self.gauges.rows.fetch_add(rows as u64, Ordering::Relaxed);
                     self.report(durable).await;
-                    return Ok(());
+                    break;
                 }
                 Err(fault) if fault.remedy == Remedy::Retry => {
-                    if self.recover(&commit, fault, &mut backoff).await? {
-                        self.gauges.rows.fetch_add(rows as u64, Ordering::Relaxed);
-                        return Ok(());
+                    if self.recover(&commit, fault, &mut waiting).await? {
+                        break;
                     }
                 }
                 Err(fault) => return Err(fault),
             }
         }
+        waiting.over();
+        self.gauges.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Waits until the sink answers again; true if it holds the commit after all.
     async fn recover(
         &mut self,
         commit: &Commit,
-        fault: Fault,
-        backoff: &mut Duration,
+        mut fault: Fault,
+        waiting: &mut Waiting<'_>,
     ) -> Result<bool, Fault> {
-        let mut fault = fault;
         loop {
-            if *backoff == BACKOFF_FIRST {
-                tracing::warn!(sink = %self.name, "{fault}; waiting for it");
-            }
-            self.gauges.set_waiting(Some(format!("sink `{}`: {fault}", self.name)));
-            tokio::time::sleep(*backoff).await;
-            *backoff = (*backoff * 2).min(BACKOFF_MOST);
+            waiting.pause(&fault).await;
             match self.sink.recover().await {
                 Ok(durable) => {
-                    self.gauges.set_waiting(None);
                     let is_committed = durable.as_ref().is_some_and(|durable| {
                         durable.record.epoch == commit.progress.record.epoch
                             && durable.record.generation == commit.progress.record.generation
                     });
                     if is_committed {
                         tracing::info!(sink = %self.name, "the commit had gone through");
+                        self.report(durable).await;
                         return Ok(true);
                     }
                     // Changes that the sink had taken and has lost can only come from the stream.
@@ -214,7 +208,6 @@ impl Outlet {
                     if before(&durable) != before(&self.recorded) {
                         return Err(Fault::retry("kept changes were lost; reading them again"));
                     }
-                    tracing::info!(sink = %self.name, "answers again");
                     return Ok(false);
                 }
                 Err(again) if again.remedy == Remedy::Retry => fault = again,

@@ -2,29 +2,35 @@
 //! something that waiting cannot mend.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Actor, Ending};
+use super::checkpoint::{self, Directory, FromWriter, Recovered, SinkHolds, ToWriter, Writer};
 use super::coordinator::{Coordinator, DELIVERIES_MAX, OutletHandle, Start, Stopped};
-use super::dataflow;
+use super::dataflow::{self, Resume};
+use super::faults;
 use super::gauges::Gauges;
 use super::intake::{Intake, MAILBOX_BATCHES};
 use super::outlet::Outlet;
-use crate::contract::epoch::{Generation, Progress};
+use super::waiting::Waiting;
+use crate::contract::epoch::{Generation, NO_WATERMARK, Progress};
 use crate::contract::fault::{Fault, Remedy};
-use crate::contract::position::Positions;
+use crate::contract::position::{Positions, carry_gaps};
 use crate::contract::sink::{ClaimError, Sink};
 use crate::graph::Deployment;
-
-const BACKOFF_FIRST: Duration = Duration::from_millis(200);
-const BACKOFF_MOST: Duration = Duration::from_secs(15);
 
 /// Reports from workers and outlets: larger than all that can be under way, so that no worker ever
 /// waits for the coordinator while the coordinator waits for it.
 const REPORTS: usize = 4096;
+
+/// A generation that ran so long was none of a row of failures.
+const WELL_RUN: Duration = Duration::from_secs(60);
+
+/// Messages to and from the writer of checkpoints: two snapshots and their publication fit.
+const SNAPSHOTS: usize = 8;
 
 /// How a pipeline ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,20 +54,22 @@ pub async fn run(
     gauges: Arc<Gauges>,
     drain: CancellationToken,
 ) -> Result<Outcome, Fault> {
-    let mut backoff = BACKOFF_FIRST;
+    let mut waiting = Waiting::new(&gauges, "the pipeline");
     loop {
+        let began = Instant::now();
         let fault = match generation(&deployment, &gauges, &drain).await {
             Ok(outcome) => return Ok(outcome),
             Err(fault) if fault.remedy == Remedy::Retry => fault,
             Err(fault) => return Err(fault),
         };
-        tracing::warn!("{fault}; starting again from what the sinks hold");
-        gauges.set_waiting(Some(fault.to_string()));
+        tracing::warn!("starting again from what the sinks hold");
+        if began.elapsed() > WELL_RUN {
+            waiting.over();
+        }
         tokio::select! {
             () = drain.cancelled() => return Ok(Outcome::Drained),
-            () = tokio::time::sleep(backoff) => {}
+            () = waiting.pause(&fault) => waiting.tries_again(),
         }
-        backoff = (backoff * 2).min(BACKOFF_MOST);
     }
 }
 
@@ -77,35 +85,86 @@ async fn generation(
     drain: &CancellationToken,
 ) -> Result<Outcome, Fault> {
     gauges.reset();
-    let claim = claim_all(deployment, gauges);
+    let directory = deployment
+        .checkpoint
+        .as_ref()
+        .map(|settings| Directory::new(&settings.path, &deployment.name));
+    let claim = claim_all(deployment, gauges, directory.as_ref());
     let (generation, claimed) = tokio::select! {
         () = drain.cancelled() => return Ok(Outcome::Drained),
         claimed = claim => claimed?,
     };
-    gauges.set_waiting(None);
     check_fingerprints(deployment, &claimed)?;
-    let recorded: Vec<Progress> =
-        claimed.iter().filter_map(|claimed| claimed.progress.clone()).collect();
     // A sink that keeps no progress has no say in whether the pipeline is finished.
     let mut keepers = claimed.iter().filter(|claimed| claimed.sink.keeps_progress()).peekable();
     let is_finished = |claimed: &Claimed| claimed.progress.as_ref().is_some_and(|p| p.finished);
     if keepers.peek().is_some() && keepers.all(is_finished) {
         return Ok(Outcome::AlreadyFinished);
     }
-    // All sinks of a pipeline began at one place; a new one begins there too.
-    let origin = recorded.first().map(|progress| progress.origin.clone()).unwrap_or_default();
-    let mut running = Running::start(deployment, gauges, generation, claimed, recorded, &origin)?;
+    let recovered = match &directory {
+        Some(directory) => {
+            faults::begin(directory, &least_positions(&claimed))?;
+            recover(deployment, directory, &claimed).await?
+        }
+        None => None,
+    };
+    let mut running =
+        Running::start(deployment, gauges, generation, claimed, recovered, directory)?;
     let result = running.run(drain).await;
     running.end(result).await
 }
 
-/// Claims every sink for one generation, higher than any that a sink holds.
+/// How far the sink has come that is furthest behind.
+fn least_positions(claimed: &[Claimed]) -> Positions {
+    let recorded = claimed.iter().filter(|claimed| claimed.sink.keeps_progress());
+    let positions = recorded
+        .map(|claimed| claimed.progress.as_ref().map(|progress| progress.record.positions.clone()));
+    let total = |positions: &Option<Positions>| {
+        positions.iter().flatten().map(|(_, position)| u128::from(position.ordinal)).sum::<u128>()
+    };
+    positions.min_by_key(total).flatten().unwrap_or_default()
+}
+
+/// The checkpoint to go on from, if one fits what the sinks hold.
+async fn recover(
+    deployment: &Arc<Deployment>,
+    directory: &Directory,
+    claimed: &[Claimed],
+) -> Result<Option<Recovered>, Fault> {
+    let sinks: Vec<(String, Option<Progress>)> = deployment
+        .sinks
+        .iter()
+        .zip(claimed)
+        .filter(|(_, claimed)| claimed.sink.keeps_progress())
+        .map(|(node, claimed)| (node.name.clone(), claimed.progress.clone()))
+        .collect();
+    let (deployment, directory) = (deployment.clone(), directory.clone());
+    // Files are read where waiting blocks nobody.
+    let read = tokio::task::spawn_blocking(move || {
+        let sinks: Vec<SinkHolds<'_>> = sinks
+            .iter()
+            .map(|(name, progress)| SinkHolds { name, progress: progress.as_ref() })
+            .collect();
+        checkpoint::newest(&directory, &deployment, &sinks)
+    });
+    read.await
+        .unwrap_or_else(|error| Err(Fault::halt(format!("checkpoints cannot be read: {error}"))))
+}
+
+/// Claims every sink for one generation, higher than any that a sink or a checkpoint holds.
 async fn claim_all(
     deployment: &Deployment,
     gauges: &Gauges,
+    directory: Option<&Directory>,
 ) -> Result<(Generation, Vec<Claimed>), Fault> {
-    let mut generation = 1;
-    let mut backoff = BACKOFF_FIRST;
+    let mut generation = match directory {
+        Some(directory) => directory.generation().map_err(|error| {
+            let place = directory.path().display();
+            Fault::retry(format!("cannot list the checkpoints in {place}: {error}"))
+        })?,
+        None => 0,
+    } + 1;
+    let mut waiting = Waiting::new(gauges, "the start");
     'again: loop {
         let mut claimed = Vec::new();
         for node in &deployment.sinks {
@@ -121,16 +180,12 @@ async fn claim_all(
                     if fault.remedy != Remedy::Retry {
                         return Err(fault);
                     }
-                    if backoff == BACKOFF_FIRST {
-                        tracing::warn!("{fault}; waiting for it");
-                    }
-                    gauges.set_waiting(Some(fault.to_string()));
-                    tokio::time::sleep(backoff).await;
-                    backoff = (backoff * 2).min(BACKOFF_MOST);
+                    waiting.pause(&fault).await;
                     continue 'again;
                 }
             }
         }
+        waiting.over();
         return Ok((generation, claimed));
     }
 }
@@ -164,7 +219,14 @@ struct Running {
     workers: dataflow::Workers,
     /// What outlets need once the origin is known.
     waiting_outlets: Vec<Outlet>,
-    origin: Positions,
+    /// Writes checkpoints, where any are taken.
+    writer: Option<WriterHandle>,
+}
+
+/// The writer of checkpoints, and where it takes messages.
+struct WriterHandle {
+    actor: Actor,
+    mailbox: mpsc::Sender<ToWriter>,
 }
 
 impl Running {
@@ -173,11 +235,37 @@ impl Running {
         gauges: &Arc<Gauges>,
         generation: Generation,
         claimed: Vec<Claimed>,
-        recorded: Vec<Progress>,
-        origin: &Positions,
+        recovered: Option<Recovered>,
+        directory: Option<Directory>,
     ) -> Result<Self, Fault> {
+        let recorded: Vec<Option<Progress>> =
+            claimed.iter().map(|claimed| claimed.progress.clone()).collect();
+        // All sinks of a pipeline began at one place; a new one begins there too.
+        let origin = recorded
+            .iter()
+            .flatten()
+            .map(|progress| &progress.origin)
+            .chain(recovered.as_ref().map(|recovered| &recovered.origin))
+            .next()
+            .cloned()
+            .unwrap_or_default();
+        let begin = recovered.as_ref().map_or(&origin, |recovered| &recovered.record.positions);
+        let mut begin = begin.clone();
+        carry_gaps(&mut begin, recorded.iter().flatten().map(|known| &known.record.positions));
+        let resume = recovered.as_ref().map(|recovered| Resume {
+            state: recovered.state.clone(),
+            epoch: Start::first_epoch(&recorded, Some(recovered)) - 1,
+            watermarks: deployment
+                .sources
+                .iter()
+                .map(|node| recovered.record.watermarks.get(&node.name).copied())
+                .map(|watermark| watermark.unwrap_or(NO_WATERMARK))
+                .collect(),
+        });
         let (to_coordinator, from_workers) = mpsc::channel(REPORTS);
-        let (workers, handles) = dataflow::start(deployment, &to_coordinator)?;
+        let (workers, handles) = dataflow::start(deployment, &to_coordinator, resume)?;
+        let (to_coordinator, from_writer) = mpsc::channel(SNAPSHOTS);
+        let writer = start_writer(deployment, generation, directory, to_coordinator);
         let (report, from_outlets) = mpsc::channel(REPORTS);
         let mut outlets = Vec::new();
         let mut waiting_outlets = Vec::new();
@@ -201,13 +289,22 @@ impl Running {
         let stop_intakes = CancellationToken::new();
         let mut intakes = Vec::new();
         let mut from_intakes = Vec::new();
+        let mut released = Vec::new();
         for node in &deployment.sources {
             let (sender, receiver) = mpsc::channel(MAILBOX_BATCHES);
+            let (release, listen) = watch::channel(None);
             from_intakes.push(receiver);
+            released.push(release);
             let intake = Intake {
                 name: node.name.clone(),
-                source: node.spec.build(node.until),
-                resume: origin.get(&node.name).cloned(),
+                source: node.spec.build_for(&deployment.reading(node)),
+                resume: begin.get(&node.name).cloned(),
+                recorded: recorded
+                    .iter()
+                    .flatten()
+                    .filter_map(|progress| progress.record.positions.get(&node.name).cloned())
+                    .collect(),
+                released: listen,
                 coordinator: sender,
                 stop: stop_intakes.clone(),
                 gauges: gauges.clone(),
@@ -219,11 +316,16 @@ impl Running {
             generation,
             gauges: gauges.clone(),
             intakes: from_intakes,
+            released,
             workers: handles,
             from_workers,
             outlets,
             from_outlets,
             recorded,
+            recovered,
+            origin,
+            writer: writer.as_ref().map(|writer| writer.mailbox.clone()),
+            from_writer,
         });
         Ok(Self {
             coordinator,
@@ -232,7 +334,7 @@ impl Running {
             outlets: Vec::new(),
             workers,
             waiting_outlets,
-            origin: origin.clone(),
+            writer,
         })
     }
 
@@ -241,14 +343,11 @@ impl Running {
             opened = self.coordinator.opened(drain) => opened,
             fault = first_fault(&mut self.intakes) => return Err(fault),
         };
-        let Some(opened) = opened else {
+        let Some(origin) = opened else {
             return Ok(Stopped::Drained);
         };
-        for (source, position) in opened {
-            self.origin.entry(source).or_insert(position);
-        }
         for mut outlet in self.waiting_outlets.drain(..) {
-            outlet.origin = self.origin.clone();
+            outlet.origin = origin.clone();
             let name = format!("outlet of `{}`", outlet.name);
             self.outlets.push(Actor::start(name, outlet.run()));
         }
@@ -261,7 +360,8 @@ impl Running {
     /// Ends the actors in the order of the flow. Where nothing went wrong the outlets first make
     /// everything durable.
     async fn end(self, result: Result<Stopped, Fault>) -> Result<Outcome, Fault> {
-        let Self { coordinator, mut intakes, stop_intakes, mut outlets, workers, .. } = self;
+        let Self { coordinator, mut intakes, stop_intakes, mut outlets, workers, writer, .. } =
+            self;
         stop_intakes.cancel();
         // An intake that faults closes its mailbox, which the coordinator may see before the fault.
         let mut result = result;
@@ -270,6 +370,7 @@ impl Running {
                 result = result.and(Err(fault));
             }
         }
+        let has_unpublished = coordinator.has_unpublished();
         // Closes the mailboxes of workers and outlets.
         drop(coordinator);
         let stopped = match result {
@@ -287,6 +388,14 @@ impl Running {
             }
         }
         join_workers(workers).await;
+        if let Some(WriterHandle { mut actor, mailbox }) = writer {
+            // Everything is durable, so the last snapshot may be gone on from.
+            if first.is_none() && has_unpublished {
+                let _ = mailbox.send(ToWriter::Publish).await;
+            }
+            drop(mailbox);
+            actor.ended().await;
+        }
         match first {
             Some(fault) => Err(fault),
             None => Ok(match stopped {
@@ -296,6 +405,27 @@ impl Running {
             }),
         }
     }
+}
+
+/// Starts the writer of checkpoints, if any are taken.
+fn start_writer(
+    deployment: &Arc<Deployment>,
+    generation: Generation,
+    directory: Option<Directory>,
+    coordinator: mpsc::Sender<FromWriter>,
+) -> Option<WriterHandle> {
+    let settings = deployment.checkpoint.as_ref()?;
+    let (mailbox, messages) = mpsc::channel(SNAPSHOTS);
+    let writer = Writer {
+        deployment: deployment.clone(),
+        generation,
+        directory: directory?,
+        keep: settings.keep,
+        mailbox: messages,
+        coordinator,
+    };
+    let actor = Actor::start("writer of checkpoints", writer.run());
+    Some(WriterHandle { actor, mailbox })
 }
 
 async fn join_workers(workers: dataflow::Workers) {

@@ -4,6 +4,10 @@
 //! The progress message is written under the condition that the one before it is still the last on
 //! its subject. That makes a claim, and fences off whoever claimed before.
 
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
 use async_nats::{HeaderMap, Request};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -11,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
 use waterwheel_pipeline::contract::event::TRACEPARENT;
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::nats::api::{
     ApiError, STREAM_NOT_FOUND, StreamInfo, WRONG_LAST_SEQUENCE,
@@ -57,7 +62,11 @@ pub(super) struct Outlet {
     connection: Connection,
     progress_subject: String,
     stream: StreamInfo,
+    /// The subjects of the results.
+    patterns: Vec<String>,
     atomic: bool,
+    /// The progress is exempt from the stream's `max_age`.
+    never_expires: bool,
 }
 
 impl Outlet {
@@ -90,37 +99,90 @@ impl Outlet {
         }
         let level = api.level().await.map_err(|error| error.fault("JetStream"))?;
         let atomic = level >= ATOMIC_LEVEL && stream.config["allow_atomic"] == Value::Bool(true);
-        Ok(Self { connection, progress_subject, stream, atomic })
+        // A server that does not know the key does not give it back.
+        let never_expires = stream.config["allow_msg_ttl"] == Value::Bool(true);
+        let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        Ok(Self { connection, progress_subject, stream, patterns, atomic, never_expires })
     }
 
-    pub(super) fn stream(&self) -> &str {
-        &self.stream.name
+    /// The fault where the progress message was there and is no longer.
+    pub(super) fn gone(&self) -> Fault {
+        Fault::halt(format!(
+            "the progress message on {} is gone from stream {}: nobody knows what of the result is \
+             in it",
+            self.progress_subject, self.stream.name
+        ))
+        .help(self.after_loss())
     }
 
-    pub(super) fn progress_subject(&self) -> &str {
-        &self.progress_subject
+    fn after_loss(&self) -> String {
+        format!(
+            "limits or a purge removed it: restore stream {} from a backup, or purge the results as \
+             well, on {}, to have them published again from the beginning",
+            self.stream.name,
+            self.patterns.join(", ")
+        )
+    }
+
+    /// Refuses to begin anew beside results of before: they would be published twice.
+    pub(super) async fn refuse_orphans(&self) -> Result<(), Fault> {
+        if failpoint::has_bug("missing-progress-is-fresh") {
+            return Ok(());
+        }
+        let name = &self.stream.name;
+        for pattern in &self.patterns {
+            let found = self.connection.api.first_message_on(name, pattern).await;
+            let found = found.map_err(|error| error.fault(&format!("stream {name}")))?;
+            if let Some(found) = found {
+                return Err(Fault::halt(format!(
+                    "stream {name} holds results, such as message {} on {}, and no progress on {}",
+                    found.sequence, found.subject, self.progress_subject
+                ))
+                .help(self.after_loss()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the stream may lose the progress message, or refuse it for good.
+    pub(super) fn refusal(&self) -> Option<Fault> {
+        let config = &self.stream.config;
+        let is_set = |key: &str| config[key].as_i64().is_some_and(|limit| limit > 0);
+        let discards_new = config["discard"] == "new";
+        let retention = config["retention"].as_str().unwrap_or("limits");
+        let (why, help) = if retention != "limits" {
+            let help = "use a stream with limits retention for the results".to_owned();
+            (format!("has {retention} retention, which removes"), help)
+        } else if let Some(key) = ["max_msgs", "max_bytes"].into_iter().find(|key| is_set(key))
+            && !discards_new
+        {
+            let help = format!("set discard to new, or take {key} away");
+            (format!("has {key} and discards old messages, which removes"), help)
+        } else if is_set("max_age") && !self.never_expires {
+            let help = "set allow_msg_ttl (nats-server 2.11 or later), under which the progress \
+                        never expires, or take max_age away";
+            ("has max_age, which removes".to_owned(), help.to_owned())
+        } else if config["discard_new_per_subject"] == Value::Bool(true)
+            && is_set("max_msgs_per_subject")
+        {
+            let help = "take discard_new_per_subject away".to_owned();
+            ("has discard_new_per_subject, which soon refuses".to_owned(), help)
+        } else {
+            return None;
+        };
+        let (name, progress) = (&self.stream.name, &self.progress_subject);
+        let message = format!("stream {name} {why} the progress message on {progress}");
+        Some(Fault::stop(format!("{message}: results would be lost or published twice")).help(help))
     }
 
     /// What keeps the sink from being exactly once.
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        let (name, config) = (&self.stream.name, &self.stream.config);
+        let name = &self.stream.name;
         if !self.atomic {
             problems.push(format!(
                 "results are published at least once: stream {name} has no atomic batches; with \
                  nats-server 2.12 or later set allow_atomic on it"
-            ));
-        }
-        let limits: Vec<&str> = ["max_age", "max_msgs", "max_bytes"]
-            .into_iter()
-            .filter(|key| config[*key].as_i64().is_some_and(|limit| limit > 0))
-            .collect();
-        if !limits.is_empty() && config["discard"] != "new" {
-            problems.push(format!(
-                "stream {name} has {}: if that removes {} while the pipeline is down, all results \
-                 are published again",
-                limits.join(" and "),
-                self.progress_subject
             ));
         }
         problems
@@ -166,7 +228,7 @@ impl Outlet {
         if rows.is_empty() {
             return self.replace(guard, stored).await;
         }
-        if self.atomic {
+        if self.atomic && !failpoint::has_bug("dedupe-window") {
             return self.publish_batch(rows, headers, guard, stored).await;
         }
         let sent = stream::iter(rows.into_iter().map(|row| {
@@ -200,33 +262,73 @@ impl Outlet {
             headers
         };
         let count = rows.len();
+        failpoint::reach("nats.sink.batch.begun");
         for (index, row) in rows.into_iter().enumerate() {
             let mut headers = numbered(headers.clone(), index + 1);
             if let Some(trace) = row.traceparent {
                 headers.insert(TRACEPARENT, trace);
+            }
+            if index + 1 == count && failpoint::has_bug("progress-apart") {
+                headers.insert("Nats-Batch-Commit", "1");
+                let ended = self.end_batch(row.subject, headers, row.payload).await;
+                ended.map_err(|error| self.publish_fault(&error))?;
+                return self.replace(guard, stored).await;
             }
             // The first one is answered, so that a stream that takes no batches shows at once. The
             // others are not: what is wrong with them shows at the end.
             if index == 0 {
                 let first = self.request(row.subject, headers, row.payload).await;
                 first.map_err(|error| self.publish_fault(&error))?;
+                failpoint::reach("nats.sink.batch.opened");
                 continue;
             }
             let client = &self.connection.client;
             let sent = client.publish_with_headers(row.subject, headers, row.payload).await;
             sent.map_err(|error| Fault::retry(format!("publishing to NATS: {error}")))?;
         }
+        failpoint::reach("nats.sink.rows.sent");
         let (headers, payload) = self.progress_message(guard, stored)?;
         let mut headers = numbered(headers, count + 1);
         headers.insert("Nats-Batch-Commit", "1");
-        self.settle(self.request(self.progress_subject.clone(), headers, payload).await)
+        self.settle(self.end_batch(self.progress_subject.clone(), headers, payload).await)
+    }
+
+    /// Publishes the last message of a batch and waits for the stream's answer.
+    async fn end_batch(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<u64, ApiError> {
+        let mut answer = pin!(self.request(subject, headers, payload));
+        let answered = match futures::poll!(answer.as_mut()) {
+            Poll::Ready(answered) => answered,
+            Poll::Pending => {
+                if failpoint::is_awaited("nats.sink.batch.sent") {
+                    let _ = self.connection.client.flush().await;
+                    // The server reads what it was sent in its own time.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                failpoint::reach("nats.sink.batch.sent");
+                answer.await
+            }
+        };
+        if answered.is_ok() {
+            failpoint::reach("nats.sink.batch.acked");
+        }
+        answered
     }
 
     fn progress_message(&self, guard: u64, stored: &Stored) -> Result<(HeaderMap, Bytes), Fault> {
         let payload = serde_json::to_vec(stored)
             .map_err(|error| Fault::halt(format!("progress cannot be written as JSON: {error}")))?;
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", guard.to_string());
+        if !failpoint::has_bug("dedupe-window") {
+            headers.insert("Nats-Expected-Last-Subject-Sequence", guard.to_string());
+        }
+        if self.never_expires {
+            headers.insert("Nats-TTL", "never");
+        }
         Ok((headers, payload.into()))
     }
 
@@ -281,7 +383,7 @@ impl Outlet {
                     Fault::halt(message)
                 }
             }
-            ApiError::Denied(_) => error.fault(&what),
+            ApiError::Denied(_) | ApiError::LoginRefused(_) => error.fault(&what),
         }
     }
 

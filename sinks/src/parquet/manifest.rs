@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::sink::ClaimError;
 
@@ -233,11 +234,23 @@ impl Log {
         let staged = self.staging.join(format!("{name}.json.tmp"));
         let written = write_synced(&staged, entry);
         let path = self.path(entry.number);
-        let linked = written.and_then(|()| link_exclusively(&staged, &path));
+        let linked = written.and_then(|()| {
+            failpoint::reach("parquet.manifest.written");
+            if failpoint::has_bug("manifest-not-exclusive") {
+                let copied = fs::copy(&staged, &path);
+                return copied.map(|_| true).map_err(|error| fault(&error, "create", &path));
+            }
+            link_exclusively(&staged, &path)
+        });
         // What is left of it is removed by the next claim.
         let _ = remove(&staged);
         match linked? {
-            true => sync_directory(&self.directory).map(|()| true),
+            true => {
+                failpoint::reach("parquet.manifest.linked");
+                sync_directory(&self.directory)?;
+                failpoint::reach("parquet.manifest.synced");
+                Ok(true)
+            }
             // A network file system may say so to the second try of a request that worked.
             false => Ok(self.read(entry.number)? == *entry),
         }
@@ -250,6 +263,7 @@ impl Log {
         for number in self.numbers().unwrap_or_default() {
             if number < own.first {
                 let _ = remove(&self.path(number));
+                failpoint::reach("parquet.entry.pruned");
             }
         }
     }

@@ -10,6 +10,7 @@ use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use parquet::errors::ParquetError;
 use waterwheel_config::value::Row;
 use waterwheel_pipeline::contract::epoch::{Epoch, Generation};
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 
 use super::columns::{Columns, Layout, Operation};
@@ -215,6 +216,7 @@ impl OpenFile {
             .map_err(|error| parquet_fault(error, &staged))?;
         let layout = Arc::clone(&input.layout);
         let columns = Columns::new(&layout);
+        failpoint::reach("parquet.file.created");
         Ok(Self { path, staged, layout, columns, writer, rows: 0, used_at: 0 })
     }
 
@@ -246,12 +248,14 @@ impl OpenFile {
     fn finish(mut self) -> Result<DataFile, Fault> {
         self.encode()?;
         self.writer.finish().map_err(|error| parquet_fault(error, &self.staged))?;
+        failpoint::reach("parquet.file.written");
         let synced = self.writer.sync().and_then(|()| {
             let file = self.writer.inner();
             sync_file(file, &self.staged)?;
             file.metadata()
         });
         let bytes = synced.map_err(|error| fault(&error, "write", &self.staged))?.len();
+        failpoint::reach("parquet.file.synced");
         Ok(DataFile { path: self.path, rows: self.rows, bytes })
     }
 }

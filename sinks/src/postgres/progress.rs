@@ -2,8 +2,10 @@
 
 use serde_json::Value as Json;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Error, Statement};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error, Row, Statement};
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 
 use super::arrays::Watermark;
@@ -96,6 +98,16 @@ pub(super) async fn claim(
 ) -> Result<Result<Claimed, Generation>, Fault> {
     let failed = |error: Error| fault(&error, format_args!("claiming {PROGRESS}"));
     let beats = if again { "<=" } else { "<" };
+    let parameters: [&(dyn ToSql + Sync); 3] = [&owner.pipeline, &owner.sink, &generation];
+    if failpoint::has_bug("fence-by-lock") {
+        let read = format!(
+            "SELECT session, record, tables, generation FROM waterwheel.progress AS p
+             WHERE pipeline = $1 AND sink = $2 AND p.generation {beats} $3 FOR UPDATE"
+        );
+        if let Some(row) = client.query_opt(&read, &parameters).await.map_err(failed)? {
+            return claimed(&row, row.get(3), owner).map(Ok);
+        }
+    }
     let claim = format!(
         "INSERT INTO waterwheel.progress AS p
              (pipeline, sink, generation, session, watermark, updated_at)
@@ -106,23 +118,23 @@ pub(super) async fn claim(
          WHERE p.generation {beats} EXCLUDED.generation
          RETURNING p.session, p.record, p.tables"
     );
-    let claimed = client
-        .query_opt(&claim, &[&owner.pipeline, &owner.sink, &generation])
-        .await
-        .map_err(failed)?;
-    let Some(row) = claimed else {
+    let Some(row) = client.query_opt(&claim, &parameters).await.map_err(failed)? else {
         let Some(newer) = read_generation(client, owner).await? else {
             return Err(Fault::retry(format_args!("{PROGRESS} changed while it was claimed")));
         };
         return Ok(Err(newer));
     };
+    claimed(&row, generation, owner).map(Ok)
+}
+
+fn claimed(row: &Row, generation: i64, owner: &Owner) -> Result<Claimed, Fault> {
     let lease = Lease { generation, session: row.get(0) };
     let record: Option<Json> = row.get(1);
     let progress = record.map(serde_json::from_value).transpose().map_err(|error| {
         Fault::halt(format_args!("the record of sink {} in {PROGRESS}: {error}", owner.sink))
             .help("it was written by another version of waterwheel, or by hand")
     })?;
-    Ok(Ok(Claimed { lease, progress, tables: row.get(2) }))
+    Ok(Claimed { lease, progress, tables: row.get(2) })
 }
 
 /// Notes which tables hold the rows, so that a table that goes missing is noticed.
@@ -156,6 +168,9 @@ pub(super) async fn prepare_guard(client: &Client) -> Result<Statement, Error> {
             RETURNING 1
         )
         SELECT 1 / count(*) FROM moved";
+    if failpoint::has_bug("guard-does-not-raise") {
+        return client.prepare(&guard.replace("1 / count(*)", "count(*)")).await;
+    }
     client.prepare(guard).await
 }
 
@@ -192,10 +207,7 @@ impl Move {
     }
 
     /// In the order of the guard's parameters.
-    pub(super) fn parameters<'a>(
-        &'a self,
-        owner: &'a Owner,
-    ) -> [&'a (dyn tokio_postgres::types::ToSql + Sync); 9] {
+    pub(super) fn parameters<'a>(&'a self, owner: &'a Owner) -> [&'a (dyn ToSql + Sync); 9] {
         [
             &owner.pipeline,
             &owner.sink,

@@ -12,7 +12,7 @@ use waterwheel_config::value::{ColumnType, Row, Value};
 use waterwheel_pipeline::contract::epoch::{EpochRecord, FINAL_WATERMARK, NO_WATERMARK};
 use waterwheel_pipeline::contract::event::{dead_letter_schema, raw_schema};
 use waterwheel_pipeline::contract::fault::{Outcome, Remedy};
-use waterwheel_pipeline::contract::position::Position;
+use waterwheel_pipeline::contract::position::{Gap, Position};
 use waterwheel_pipeline::contract::sink::{Changes, SinkInput};
 
 use super::test_server::TestServer;
@@ -93,8 +93,13 @@ fn sink_at(url: &str, more: &str, inputs: Vec<SinkInput>) -> Box<dyn Sink> {
 }
 
 fn progress(ordinal: u64, watermark: i64) -> Progress {
-    let position =
-        Position { stream: "EVENTS".into(), created: i64::MIN, ordinal, fingerprint: u64::MAX - 1 };
+    let position = Position {
+        stream: "EVENTS".into(),
+        created: i64::MIN,
+        ordinal,
+        fingerprint: u64::MAX - 1,
+        gaps: vec![Gap { from: 1, to: 3 }],
+    };
     let record = EpochRecord {
         epoch: ordinal,
         generation: 1,

@@ -10,12 +10,14 @@ use std::borrow::Borrow;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::task::Poll;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio_postgres::types::BorrowToSql;
 use tokio_postgres::{Client, Error, Statement};
 use waterwheel_config::value::{Row, Value};
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::sink::Changes;
 
@@ -179,19 +181,24 @@ pub(super) async fn write(
     changes: &[Changes],
 ) -> Result<(), Failure> {
     if changes.iter().all(Changes::is_empty) {
-        // The guard alone is a transaction of its own.
-        let mut flight = Flight::new(client, tables);
-        flight.commit_sent = true;
-        flight.send(Part::Guard, 0, &statements.guard, step.parameters(owner).to_vec()).await?;
-        return flight.land(0).await;
+        return move_alone(client, statements, tables, owner, step).await;
     }
     let deletes = group_deletes(tables, changes);
     statements.prepare_deletes(client, tables, &deletes).await?;
+    let (before, after) =
+        (failpoint::has_bug("progress-before-rows"), failpoint::has_bug("progress-after-rows"));
+    if before {
+        move_alone(client, statements, tables, owner, step).await?;
+    }
     let begun = client.execute(&statements.begin, &[]).await;
     begun.map_err(|error| fault(&error, "beginning a transaction"))?;
+    failpoint::reach("postgres.commit.begun");
 
     let mut flight = Flight::new(client, tables);
-    flight.send(Part::Guard, 0, &statements.guard, step.parameters(owner).to_vec()).await?;
+    if !before && !after {
+        flight.send(Part::Guard, 0, &statements.guard, step.parameters(owner).to_vec()).await?;
+        failpoint::reach("postgres.progress.written");
+    }
     for Deletes { input, nulls, rows } in &deletes {
         let table = &tables[*input];
         let statement = &statements.deletes[&(*input, nulls.clone())];
@@ -209,7 +216,32 @@ pub(super) async fn write(
         let columns: Vec<usize> = (0..tables[input].schema.columns.len()).collect();
         flight.send_rows(input, &statements.upserts[input], &columns, &changes.upserts).await?;
     }
+    failpoint::reach("postgres.rows.written");
     flight.send(Part::Commit, 0, &statements.commit, Vec::<&str>::new()).await?;
+    if failpoint::is_awaited("postgres.commit.sent") {
+        // Another task writes to the socket.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    failpoint::reach("postgres.commit.sent");
+    flight.land(0).await?;
+    failpoint::reach("postgres.commit.done");
+    if after {
+        move_alone(client, statements, tables, owner, step).await?;
+    }
+    Ok(())
+}
+
+/// Moves the progress where no row changed: the guard alone is a transaction of its own.
+async fn move_alone(
+    client: &Client,
+    statements: &Statements,
+    tables: &[Table],
+    owner: &Owner,
+    step: &Move,
+) -> Result<(), Failure> {
+    let mut flight = Flight::new(client, tables);
+    flight.commit_sent = true;
+    flight.send(Part::Guard, 0, &statements.guard, step.parameters(owner).to_vec()).await?;
     flight.land(0).await
 }
 

@@ -189,7 +189,13 @@ async fn standard_input_is_read_once() {
     let wanted = [of("stdin", 1, 1, "{\"a\":1}"), of("stdin", 3, 3, "{\"a\":2}")];
     assert!(source.probe().await.is_empty(), "a probe consumes nothing");
     assert_eq!(read(&mut *source, None).await, wanted);
-    let again = Position { stream: "stdin".into(), created: 0, ordinal: 0, fingerprint: 0 };
+    let again = Position {
+        stream: "stdin".into(),
+        created: 0,
+        ordinal: 0,
+        fingerprint: 0,
+        gaps: Vec::new(),
+    };
     refused(&mut *source_of(input), &again, Remedy::Stop, "a second time").await;
     let fresh = Input::once("stdin", Box::new("{}".as_bytes()));
     let later = Position { ordinal: 3, ..again };

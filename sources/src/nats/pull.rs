@@ -1,7 +1,7 @@
 //! One consumer and the messages that it delivers: pull requests, statuses, and holes.
 //!
-//! The consumer is ephemeral and asks for no acknowledgements: how far the stream was read is known
-//! by the sinks alone. Whatever goes wrong, the consumer is thrown away and another one is made
+//! The consumer is ephemeral and asks for no acknowledgements, unless the stream is a work queue: how
+//! far the stream was read is known by the sinks alone. Whatever goes wrong, the consumer is thrown away and another one is made
 //! behind the last message taken.
 
 use std::collections::VecDeque;
@@ -12,10 +12,14 @@ use async_nats::{Message, Subscriber};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::nats::Connection;
+use waterwheel_pipeline::contract::nats::api::ApiError;
 
+use super::Settings;
 use super::reply::Delivery;
+use super::retention::{Retention, Unacknowledged, add_filters};
 
 /// Messages of one pull request. Two requests are never more than a subscription holds.
 const PULL_MESSAGES: u64 = 8192;
@@ -38,6 +42,10 @@ const SILENCE: Duration = Duration::from_millis(2500);
 
 /// The server removes the consumer of a reader that is gone.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
+
+/// A message of a work queue is given again after this long without an acknowledgement: much
+/// longer than anybody waits between two checkpoints.
+const ACK_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What a message of the inbox is.
 pub(super) enum Heard {
@@ -65,6 +73,8 @@ pub(super) struct Reader {
     inbox_subject: String,
     next_subject: String,
     consumer_sequence: u64,
+    /// Of a work queue: what was delivered and is to be acknowledged.
+    unacknowledged: Option<Unacknowledged>,
     pulls: VecDeque<Pull>,
     pull_bytes: u64,
     /// When the server was last heard.
@@ -80,23 +90,38 @@ impl Reader {
     /// Makes a consumer behind the sequence `after`.
     pub(super) async fn create(
         connection: &Connection,
-        stream: &Arc<str>,
-        filters: &[String],
+        settings: &Settings,
+        retention: &Retention,
         after: u64,
         least_pull_bytes: u64,
     ) -> Result<Self, Fault> {
+        let stream: Arc<str> = settings.stream.as_str().into();
         let what = format!("stream {stream}: making a consumer");
         let mut connects = connection.connects();
         connects.mark_unchanged();
         // An inbox of its own, so that nothing from an earlier consumer mixes in.
         let inbox_subject = connection.client.new_inbox();
-        let name = format!("waterwheel_{}", inbox_subject.rsplit('.').next().unwrap_or("reader"));
+        let name = match retention {
+            Retention::WorkQueue(name) => name.clone(),
+            _ => format!("waterwheel_{}", inbox_subject.rsplit('.').next().unwrap_or("reader")),
+        };
+        let is_queue = matches!(retention, Retention::WorkQueue(_));
         let inbox = connection
             .client
             .subscribe(inbox_subject.clone())
             .await
             .map_err(|error| Fault::retry(format!("{what}: {error}")))?;
-        let (call, body) = create_request(stream, &name, filters, after);
+        if is_queue {
+            // A queue has one consumer for a subject, and what it was given it is not given again.
+            let call = format!("CONSUMER.DELETE.{stream}.{name}");
+            match connection.api.call(&call, &Value::Null).await {
+                Err(ApiError::Refused { .. }) => {}
+                deleted => {
+                    deleted.map_err(|error| error.fault(&what))?;
+                }
+            }
+        }
+        let (call, body) = create_request(settings, retention, &name, after);
         let created =
             connection.api.call(&call, &body).await.map_err(|error| error.fault(&what))?;
         check_created(&created, &body).map_err(|why| Fault::stop(format!("{what}: {why}")))?;
@@ -105,8 +130,9 @@ impl Reader {
             connection: connection.clone(),
             inbox,
             connects,
-            stream: stream.clone(),
+            unacknowledged: is_queue.then(Unacknowledged::default),
             next_subject: connection.api.subject(&format!("CONSUMER.MSG.NEXT.{stream}.{name}")),
+            stream,
             name,
             inbox_subject,
             consumer_sequence: 0,
@@ -163,6 +189,9 @@ impl Reader {
             ));
         }
         self.consumer_sequence = expected;
+        if let (Some(unacknowledged), Some(reply)) = (&mut self.unacknowledged, &message.reply) {
+            unacknowledged.note(reply, delivery.stream_sequence, delivery.consumer_sequence);
+        }
         if let Some(pull) = self.pulls.front_mut() {
             pull.messages = pull.messages.saturating_sub(1);
             pull.bytes = pull.bytes.saturating_sub(message.length as u64);
@@ -209,6 +238,19 @@ impl Reader {
         Heard::Housekeeping
     }
 
+    /// Of a work queue: acknowledges what was delivered up to a sequence. A call that is dropped
+    /// leaves the rest for the next.
+    pub(super) async fn acknowledge(&mut self, through: u64) -> Result<(), String> {
+        let Some(unacknowledged) = &mut self.unacknowledged else { return Ok(()) };
+        while let Some(subject) = unacknowledged.first_through(through) {
+            let sent = self.connection.client.publish(subject, "".into()).await;
+            sent.map_err(|error| format!("an acknowledgement could not be sent: {error}"))?;
+            unacknowledged.pass();
+            failpoint::reach("nats.source.released");
+        }
+        Ok(())
+    }
+
     /// How large the requests have become.
     pub(super) fn pull_bytes(&self) -> u64 {
         self.pull_bytes
@@ -236,7 +278,13 @@ impl Reader {
     }
 }
 
-fn create_request(stream: &str, name: &str, filters: &[String], after: u64) -> (String, Value) {
+fn create_request(
+    settings: &Settings,
+    retention: &Retention,
+    name: &str,
+    after: u64,
+) -> (String, Value) {
+    let Settings { stream, subjects, .. } = settings;
     let mut call = format!("CONSUMER.CREATE.{stream}.{name}");
     let mut config = json!({
         "name": name,
@@ -246,18 +294,21 @@ fn create_request(stream: &str, name: &str, filters: &[String], after: u64) -> (
         "ack_policy": "none",
         "replay_policy": "instant",
         "mem_storage": true,
-        "num_replicas": 1,
         "inactive_threshold": INACTIVE_THRESHOLD.as_nanos() as u64,
     });
-    match filters {
-        [] => {}
-        [filter] => {
-            // With the filter in the subject, rights can be given by filter.
-            call = format!("{call}.{filter}");
-            config["filter_subject"] = json!(filter);
-        }
-        several => config["filter_subjects"] = json!(several),
+    if *retention == Retention::Limits {
+        // Others want consumers that are replicated as the stream is.
+        config["num_replicas"] = json!(1);
     }
+    if matches!(retention, Retention::WorkQueue(_)) {
+        // Servers take nothing else of a queue; what was read before is passed over here.
+        config["deliver_policy"] = json!("all");
+        config["ack_policy"] = json!("explicit");
+        config["ack_wait"] = json!(ACK_WAIT.as_nanos() as u64);
+        config["max_ack_pending"] = json!(-1);
+        config["opt_start_seq"] = Value::Null;
+    }
+    add_filters(&mut call, &mut config, subjects);
     (call, json!({ "stream_name": stream, "config": config }))
 }
 

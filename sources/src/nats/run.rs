@@ -13,6 +13,7 @@ use futures::stream::StreamExt;
 use serde_json::Value;
 use tokio::time::Instant;
 use waterwheel_pipeline::contract::batch::{BatchBuilder, RawBatch};
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::{Fault, Remedy};
 use waterwheel_pipeline::contract::nats::Connection;
 use waterwheel_pipeline::contract::nats::api::StreamInfo;
@@ -20,6 +21,7 @@ use waterwheel_pipeline::contract::position::Position;
 use waterwheel_pipeline::contract::source::Next;
 
 use super::pull::{Heard, Reader};
+use super::retention::{Release, Retention};
 use super::{Settings, stream};
 
 /// How often the stream is compared with what was read.
@@ -28,7 +30,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// The longest pause between two attempts to make a consumer.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(super) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What a check found.
 struct Checked {
@@ -44,6 +46,7 @@ struct Checked {
 pub(super) struct Run {
     pub(super) connection: Connection,
     settings: Arc<Settings>,
+    release: Release,
     stream: Arc<str>,
     /// After the last message handed on.
     position: Position,
@@ -63,8 +66,8 @@ pub(super) struct Run {
     hole_after: Option<u64>,
     /// A batch with a hole, until it is known that nothing was lost there.
     held: Option<RawBatch>,
-    /// What an earlier check saw gone, and after which message.
-    suspicion: Option<(u64, u64)>,
+    /// After which message an earlier check saw some gone.
+    suspicion: Option<u64>,
     /// Nothing that passes the filter lies between `taken` and this.
     clear_through: u64,
     pending: u64,
@@ -76,6 +79,7 @@ impl Run {
     pub(super) fn new(
         connection: Connection,
         settings: Arc<Settings>,
+        retention: Retention,
         position: Position,
         reader: Reader,
         bound: Option<u64>,
@@ -84,7 +88,7 @@ impl Run {
         let stream: Arc<str> = settings.stream.as_str().into();
         let ended = bound.is_some_and(|bound| position.ordinal >= bound || reader.pending == 0);
         Self {
-            builder: BatchBuilder::new(stream.clone(), position.created),
+            builder: BatchBuilder::new(stream.clone(), position.created).with_gaps(&position.gaps),
             taken: position.ordinal,
             clear_through,
             pending: reader.pending,
@@ -100,6 +104,7 @@ impl Run {
             suspicion: None,
             connection,
             settings,
+            release: Release::new(retention),
             stream,
             position,
             bound,
@@ -112,7 +117,19 @@ impl Run {
         (self.position.ordinal, self.clear_through)
     }
 
-    pub(super) async fn close(self) {
+    /// Nothing up to the sequence will be asked for again: [`Run::next`] lets go of it.
+    pub(super) fn release(&mut self, sequence: u64) {
+        self.release.allow(sequence.min(self.position.ordinal));
+    }
+
+    pub(super) async fn close(mut self) {
+        // Nothing is lost if it fails: the next run lets go of it.
+        if let Err(fault) = self.let_go().await {
+            tracing::debug!(stream = %self.stream, %fault, "messages were not let go of");
+        }
+        if self.release.is_told() {
+            let _ = tokio::time::timeout(Duration::from_secs(1), self.release.told()).await;
+        }
         if let Some(reader) = self.reader {
             reader.close().await;
             let _ =
@@ -129,6 +146,7 @@ impl Run {
                 return Ok(Next::End);
             }
             self.revive().await?;
+            self.let_go().await?;
             self.take_ready().await;
             if self.builder.is_empty() {
                 self.start_due_check();
@@ -139,6 +157,16 @@ impl Run {
                 self.held = Some(self.builder.finish(pending));
             }
         }
+    }
+
+    /// Tells a stream that forgets by itself what it may forget.
+    async fn let_go(&mut self) -> Result<(), Fault> {
+        let (connection, settings) = (&self.connection, &self.settings);
+        let read = self.position.ordinal;
+        if let Some(why) = self.release.tell(connection, settings, &mut self.reader, read).await? {
+            self.give_up(&why);
+        }
+        Ok(())
     }
 
     /// The batch at hand, once it is known that the holes in it are deletions and not losses.
@@ -156,13 +184,15 @@ impl Run {
                 Err(fault) if fault.remedy == Remedy::Retry => {
                     tracing::warn!(stream = %self.stream, %fault, "waiting to check a hole");
                     tokio::time::sleep(Duration::from_millis(500)).await;
-                    self.connection.connected().await;
+                    self.connection.connected().await?;
                 }
                 checked => {
                     let Checked { info, position, .. } = checked?;
                     stream::check_identity(&info, &position)?;
-                    if info.first_seq > hole_after + 1 {
-                        return Err(stream::gone(&info, hole_after + 1, info.first_seq));
+                    let gap =
+                        self.release.retention.gap(&self.settings, hole_after, info.first_seq);
+                    if let Some(gap) = gap {
+                        return Err(stream::gone(&info, gap));
                     }
                     self.hole_after = None;
                 }
@@ -171,6 +201,7 @@ impl Run {
         let batch = self.held.take();
         if let Some(end) = batch.as_ref().and_then(RawBatch::end) {
             self.position = end;
+            failpoint::reach("nats.source.batch.read");
         }
         Ok(batch)
     }
@@ -184,6 +215,7 @@ impl Run {
             Box::pin(make_reader(
                 self.connection.clone(),
                 self.settings.clone(),
+                self.release.retention.clone(),
                 self.position.clone(),
                 self.clear_through,
                 self.attempts,
@@ -236,6 +268,7 @@ impl Run {
                 None => std::future::pending().await,
             }
         };
+
         tokio::select! {
             biased;
             message = reader.inbox.next() => {
@@ -250,6 +283,7 @@ impl Run {
                 self.check_at = Instant::now() + CHECK_EVERY;
                 self.judge(checked)?;
             }
+            told = self.release.told() => told?,
             Ok(()) = reader.connects.changed() => self.give_up("the connection was made anew"),
             () = tokio::time::sleep_until(silent_at) => self.give_up("the server is silent"),
             () = tokio::time::sleep_until(check_at), if none_checking => {}
@@ -287,13 +321,17 @@ impl Run {
         }
         // Messages on their way to us may be gone from the stream already. Only if nothing came
         // between two checks they are lost.
-        let gone = (checked.info.first_seq, self.taken);
-        let lost = gone.0 > self.taken.max(self.clear_through) + 1;
-        if lost && self.suspicion.is_some_and(|(_, taken)| taken == self.taken) {
-            return Err(stream::gone(&checked.info, self.taken + 1, gone.0));
+        let read = self.taken.max(self.clear_through);
+        let gap = self.release.retention.gap(&self.settings, read, checked.info.first_seq);
+        match gap {
+            Some(gap) if self.suspicion == Some(self.taken) => {
+                Err(stream::gone(&checked.info, gap))
+            }
+            _ => {
+                self.suspicion = gap.map(|_| self.taken);
+                Ok(())
+            }
         }
-        self.suspicion = lost.then_some(gone);
-        Ok(())
     }
 
     fn take(&mut self, message: &Message) {
@@ -388,25 +426,29 @@ fn check(
 async fn make_reader(
     connection: Connection,
     settings: Arc<Settings>,
+    retention: Retention,
     position: Position,
     clear_through: u64,
     mut attempts: u32,
     pull_bytes: u64,
 ) -> Result<Reader, Fault> {
-    let stream: Arc<str> = settings.stream.as_str().into();
+    let stream = &settings.stream;
     loop {
         if attempts > 0 {
             let pause = Duration::from_millis(50) * 2_u32.saturating_pow(attempts.min(10));
             tokio::time::sleep(pause.min(PAUSE_MAX)).await;
         }
         attempts = attempts.saturating_add(1);
-        connection.connected().await;
+        connection.connected().await?;
         let made = async {
-            let info = stream::verify(&connection.api, &position, clear_through).await?;
-            let (filters, after) = (&settings.subjects, position.ordinal);
-            let reader = Reader::create(&connection, &stream, filters, after, pull_bytes).await?;
-            if reader.begins_after > after.max(clear_through) {
-                return Err(stream::gone(&info, after + 1, reader.begins_after + 1));
+            let (api, after) = (&connection.api, position.ordinal);
+            let info = stream::verify(api, &settings, &retention, &position, clear_through).await?;
+            let reader =
+                Reader::create(&connection, &settings, &retention, after, pull_bytes).await?;
+            let (read, first_seq) = (after.max(clear_through), reader.begins_after + 1);
+            let gap = retention.gap(&settings, read, first_seq);
+            if let Some(gap) = gap {
+                return Err(stream::gone(&info, gap));
             }
             Ok(reader)
         };

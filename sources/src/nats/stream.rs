@@ -5,14 +5,18 @@
 //! stream is compared with the position at every start and after every reconnect.
 
 use waterwheel_config::value::format_timestamp;
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::nats::api::{Api, STREAM_NOT_FOUND, StreamInfo};
-use waterwheel_pipeline::contract::position::{Position, fingerprint};
+use waterwheel_pipeline::contract::position::{
+    Gap, Position, fingerprint, join_gaps, outside_gaps,
+};
 
-use super::Start;
+use super::retention::Retention;
+use super::{Settings, Start};
 
-const START_OVER: &str =
-    "restore the stream as it was, or start over under another `name` with empty sinks";
+pub(super) const START_OVER: &str = "what the sinks hold rests on messages that this stream does not have: \
+    restore the stream as it was, or start over under another `name` with empty sinks";
 
 /// The stream's state; a missing stream stops.
 pub(super) async fn info(api: &Api, stream: &str) -> Result<StreamInfo, Fault> {
@@ -26,35 +30,100 @@ pub(super) async fn info(api: &Api, stream: &str) -> Result<StreamInfo, Fault> {
     })
 }
 
-/// Refuses what cannot be read without being consumed.
-pub(super) fn check_retention(info: &StreamInfo) -> Result<(), Fault> {
-    match info.config["retention"].as_str() {
-        None | Some("limits") => Ok(()),
-        Some(other) => Err(Fault::stop(format!(
-            "stream {} has {other} retention, and this version reads streams with limits retention only",
-            info.name
-        ))
-        .help("let a stream with limits retention source this one, and read that")),
-    }
-}
-
 /// Halts unless the stream still holds what the position was taken from, and everything behind it.
 ///
 /// `clear_through` is a sequence up to which, as far as the filter goes, nothing lies behind the
 /// position: what is gone there was never to be read.
 pub(super) async fn verify(
     api: &Api,
+    settings: &Settings,
+    retention: &Retention,
     position: &Position,
     clear_through: u64,
 ) -> Result<StreamInfo, Fault> {
     let info = info(api, &position.stream).await?;
     check_identity(&info, position)?;
-    let next = position.ordinal.max(clear_through) + 1;
-    if info.first_seq > next {
-        return Err(gone(&info, position.ordinal + 1, info.first_seq));
+    let read = position.ordinal.max(clear_through);
+    if let Some(gap) = retention.gap(settings, read, info.first_seq) {
+        return Err(gone(&info, gap));
     }
     check_fingerprint(api, &info, position).await?;
+    failpoint::reach("nats.source.verified");
     Ok(info)
+}
+
+/// Where to go on reading: the position, or behind what is gone since and was accepted as gone, now
+/// or by an earlier run. Halts as [`verify`] does.
+pub(super) async fn resume(
+    api: &Api,
+    info: &StreamInfo,
+    settings: &Settings,
+    retention: &Retention,
+    position: &Position,
+    clear_through: u64,
+) -> Result<Position, Fault> {
+    check_identity(info, position)?;
+    check_fingerprint(api, info, position).await?;
+    failpoint::reach("nats.source.verified");
+    match retention.gap(settings, position.ordinal.max(clear_through), info.first_seq) {
+        None => Ok(position.clone()),
+        Some(gap) => settings.pass(info, position, gap),
+    }
+}
+
+/// What is gone between the last message that was read, or need not be, and the first one left.
+pub(super) fn gap_behind(read: u64, first_seq: u64) -> Option<Gap> {
+    let gap = Gap { from: read + 1, to: first_seq.saturating_sub(1) };
+    (gap.from <= gap.to && !failpoint::has_bug("gap-unchecked")).then_some(gap)
+}
+
+impl Settings {
+    /// The position behind a gap, with the gap recorded, if all of it was accepted.
+    pub(super) fn pass(
+        &self,
+        info: &StreamInfo,
+        position: &Position,
+        gap: Gap,
+    ) -> Result<Position, Fault> {
+        let missing = outside_gaps(gap, &position.gaps);
+        if !missing.iter().all(|gap| self.accepted_gaps.contains(gap)) {
+            return Err(self.refuse(info, gap, &missing));
+        }
+        for gap in &missing {
+            tracing::warn!(
+                source = %self.name,
+                stream = %info.name,
+                "going on without {} messages that were never read, as accepted: {gap}",
+                gap.count()
+            );
+        }
+        Ok(Position {
+            ordinal: gap.to,
+            // Nothing was read there.
+            fingerprint: 0,
+            gaps: join_gaps(position.gaps.iter().copied().chain(missing)),
+            ..position.clone()
+        })
+    }
+
+    fn refuse(&self, info: &StreamInfo, gap: Gap, missing: &[Gap]) -> Fault {
+        let flags: Vec<String> =
+            missing.iter().map(|gap| format!("--accept-gap {}:{gap}", self.name)).collect();
+        let mut fault = gone(info, gap);
+        if !self.accepted_gaps.is_empty() {
+            let accepted: Vec<String> = self.accepted_gaps.iter().map(Gap::to_string).collect();
+            fault.message.push_str(&format!(
+                "; that is not what --accept-gap names: {}",
+                accepted.join(", ")
+            ));
+        }
+        fault.help(format!(
+            "{REMOVED}. Restore them from a backup of the stream; or start over under another \
+             `name` with empty sinks; or go on without them for good, which every sink records: \
+             waterwheel run FILE {}",
+            flags.join(" ")
+        ))
+    }
 }
 
 /// Halts if the stream is another one, or ends before the position.
@@ -67,7 +136,8 @@ pub(super) fn check_identity(info: &StreamInfo, position: &Position) -> Result<(
         ))
         .help("give the source its old stream back, or start over under another `name`"));
     }
-    if position.created != info.created_ns {
+    let bug = failpoint::has_bug("anchor-unchecked");
+    if position.created != info.created_ns && !bug {
         let time = |ns: i64| format_timestamp(ns.div_euclid(1000));
         return Err(Fault::halt(format!(
             "stream {name} was deleted and created again: the progress is of the one created at {}, this one was created at {}",
@@ -86,22 +156,33 @@ pub(super) fn check_identity(info: &StreamInfo, position: &Position) -> Result<(
     Ok(())
 }
 
-/// Messages from `from` to before `to` are gone, and were not read.
-pub(super) fn gone(info: &StreamInfo, from: u64, to: u64) -> Fault {
-    let count = to.saturating_sub(from);
+const REMOVED: &str = "limits of the stream (max_age, max_bytes, max_msgs) or a purge removed them, \
+    and every result that rests on them would be too small";
+
+/// Messages are gone that were not read.
+pub(super) fn gone(info: &StreamInfo, gap: Gap) -> Fault {
+    let count = gap.count();
+    let noun = if count == 1 { "message that is" } else { "messages that are" };
     Fault::halt(format!(
-        "stream {} no longer holds {count} messages that were not read: {from} to {}",
-        info.name,
-        to.saturating_sub(1)
+        "stream {} no longer holds {count} {noun} still to be read: {} to {}",
+        info.name, gap.from, gap.to
     ))
-    .help(
-        "its limits or a purge removed them: raise max_age, max_bytes or max_msgs; to go on without \
-         them, start over under another `name`",
-    )
+    .help(format!(
+        "{REMOVED}. Raise the limits if the pipeline is too slow for them; then start it again: it \
+         says what is missing from where it resumes, and what can be done"
+    ))
+}
+
+/// Halts unless a message that a sink has seen is still what it was.
+pub(super) async fn check_seen(api: &Api, position: &Position) -> Result<(), Fault> {
+    let info = info(api, &position.stream).await?;
+    check_identity(&info, position)?;
+    check_fingerprint(api, &info, position).await
 }
 
 async fn check_fingerprint(api: &Api, info: &StreamInfo, position: &Position) -> Result<(), Fault> {
-    if position.fingerprint == 0 || position.ordinal < info.first_seq {
+    let bug = failpoint::has_bug("anchor-unchecked");
+    if position.fingerprint == 0 || position.ordinal < info.first_seq || bug {
         return Ok(());
     }
     let stored = api
@@ -122,18 +203,15 @@ async fn check_fingerprint(api: &Api, info: &StreamInfo, position: &Position) ->
 }
 
 /// The position before the first message to read, where there is no progress.
-pub(super) async fn begin(api: &Api, info: &StreamInfo, start: Start) -> Result<Position, Fault> {
+pub(super) async fn begin(
+    api: &Api,
+    info: &StreamInfo,
+    settings: &Settings,
+) -> Result<Position, Fault> {
     let name = &info.name;
-    let ordinal = match start {
+    let ordinal = match settings.start {
         Start::First => info.first_seq - 1,
         Start::New => info.last_seq,
-        Start::Sequence(sequence) if sequence < info.first_seq => {
-            return Err(Fault::stop(format!(
-                "`start` is {sequence}, and stream {name} begins at {}",
-                info.first_seq
-            ))
-            .help("write `start = \"first\"` to begin with what is there"));
-        }
         Start::Sequence(sequence) if sequence > info.last_seq + 1 => {
             return Err(Fault::stop(format!(
                 "`start` is {sequence}, and stream {name} ends at {}",
@@ -144,8 +222,18 @@ pub(super) async fn begin(api: &Api, info: &StreamInfo, start: Start) -> Result<
         Start::Sequence(sequence) => sequence - 1,
         Start::Time(micros) => last_before(api, info, micros).await?,
     };
-    let stream = name.clone();
-    Ok(Position { stream, created: info.created_ns, ordinal, fingerprint: 0 })
+    let (stream, created, gaps) = (name.clone(), info.created_ns, Vec::new());
+    let position = Position { stream, created, ordinal, fingerprint: 0, gaps };
+    // Only a sequence can lie before what is there.
+    match gap_behind(ordinal, info.first_seq) {
+        None => Ok(position),
+        Some(gap) => settings.pass(info, &position, gap).map_err(|fault| {
+            let help = fault.help.clone().unwrap_or_default();
+            fault
+                .within(format!("`start` is {}", gap.from))
+                .help(format!("{help}; or begin with what is there: start = \"first\""))
+        }),
+    }
 }
 
 /// The sequence of the last message before a time. The server would look for it too, but gives the

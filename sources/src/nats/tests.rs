@@ -1,7 +1,9 @@
 //! The source against a real server: order, resuming, and everything that can happen to a stream.
 
+mod gaps;
 #[path = "../../../tests/support/nats_server.rs"]
 mod nats_server;
+mod queues;
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,8 +13,8 @@ use serde_json::{Value, json};
 use waterwheel_config::document::Document;
 use waterwheel_pipeline::contract::batch::RawBatch;
 use waterwheel_pipeline::contract::fault::{Fault, Remedy};
-use waterwheel_pipeline::contract::position::Position;
-use waterwheel_pipeline::contract::source::{Next, Source, Until};
+use waterwheel_pipeline::contract::position::{Gap, Position};
+use waterwheel_pipeline::contract::source::{Next, Reading, Source, SourceSpec, Until};
 
 use self::nats_server::NatsServer;
 use super::KIND;
@@ -21,13 +23,41 @@ use super::KIND;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn source(url: &str, settings: &str, until: Until) -> Box<dyn Source> {
+    spec(url, settings).build(until)
+}
+
+/// A source `events` whose run was started with `--accept-gap`.
+fn accepting(url: &str, settings: &str, gaps: &str) -> Box<dyn Source> {
+    spec(url, settings).build_for(&reading(gaps, false))
+}
+
+/// A source `events` of a pipeline that keeps checkpoints.
+fn checkpointed(url: &str, settings: &str) -> Box<dyn Source> {
+    spec(url, settings).build_for(&reading("", true))
+}
+
+fn reading(gaps: &str, is_checkpointed: bool) -> Reading {
+    Reading {
+        until: Until::Forever,
+        pipeline: "trading".into(),
+        source: "events".into(),
+        accepted_gaps: self::ranges(gaps),
+        is_checkpointed,
+    }
+}
+
+fn ranges(text: &str) -> Vec<Gap> {
+    text.split_whitespace().map(|gap| gap.parse().unwrap()).collect()
+}
+
+fn spec(url: &str, settings: &str) -> Box<dyn SourceSpec> {
     let text = format!("url = \"{url}\"\nstream = \"S\"\n{settings}");
     let document = Document::parse("t.toml", &text, Box::new(|_| None));
     let root = document.root();
     let spec = (KIND.plan)(&root);
     root.finish();
     assert!(document.findings.is_empty(), "{}", document.render_findings(false));
-    spec.unwrap().build(until)
+    spec.unwrap()
 }
 
 fn findings(text: &str) -> String {
@@ -237,7 +267,6 @@ async fn every_start_finds_its_place() {
     let fifth = stream.api("STREAM.MSG.GET.S", json!({ "seq": 5 })).await;
     let fifth = fifth["message"]["time"].as_str().unwrap().to_owned();
     // Times are kept to the microsecond, so the message before may count as well.
-    let earlier = Position { stream: "S".into(), created: 0, ordinal: 0, fingerprint: 0 };
     for (start, ordinals) in [
         ("\"first\"", 0..=0),
         ("\"new\"", 10..=10),
@@ -251,12 +280,17 @@ async fn every_start_finds_its_place() {
         let position = source.open(None).await.unwrap();
         assert!(ordinals.contains(&position.ordinal), "{start}: {position:?}");
         assert_eq!(position.fingerprint, 0);
-        assert!(position.created > earlier.created);
+        assert!(position.created > 0);
     }
     stream.api("STREAM.PURGE.S", json!({ "seq": 4 })).await;
-    for start in ["2", "12"] {
+    for (start, remedy, part) in [
+        ("2", Remedy::Halt, "`start` is 2: stream S no longer holds 2 messages"),
+        ("12", Remedy::Stop, "`start` is 12, and stream S ends at 10"),
+    ] {
         let mut source = source(&server.url(), &format!("start = {start}"), Until::Forever);
-        assert_eq!(source.open(None).await.unwrap_err().remedy, Remedy::Stop, "{start}");
+        let fault = source.open(None).await.unwrap_err();
+        assert_eq!(fault.remedy, remedy, "{start}");
+        assert!(fault.message.contains(part), "{fault}");
     }
     let mut source = source(&server.url(), "", Until::Forever);
     assert_eq!(source.open(None).await.unwrap().ordinal, 3, "the first message left");
@@ -311,13 +345,13 @@ async fn a_stream_that_is_not_the_same_halts() {
     assert_eq!(kept.open(Some(&end)).await.unwrap(), end);
     let fault = open_fault(&url, "", &origin).await;
     assert_eq!(fault.remedy, Remedy::Halt);
-    assert!(fault.message.contains("100 messages that were not read: 1 to 100"), "{fault}");
+    assert!(fault.message.contains("100 messages that are still to be read: 1 to 100"), "{fault}");
 
     // Purged beyond it.
     stream.publish(100, 120).await;
     stream.api("STREAM.PURGE.S", json!({ "seq": 111 })).await;
     let fault = open_fault(&url, "", &end).await;
-    assert!(fault.message.contains("10 messages that were not read: 101 to 110"), "{fault}");
+    assert!(fault.message.contains("10 messages that are still to be read: 101 to 110"), "{fault}");
 
     // Recreated, shorter and longer.
     for count in [5, 500] {
@@ -330,6 +364,33 @@ async fn a_stream_that_is_not_the_same_halts() {
     }
     let other = Position { stream: "T".into(), ..end };
     assert_eq!(open_fault(&url, "", &other).await.remedy, Remedy::Halt);
+}
+
+#[tokio::test]
+async fn a_login_that_is_refused_later_stops_the_reader() {
+    let users = |password: &str| {
+        format!("authorization {{ users: [ {{ user: ann, password: \"{password}\" }} ] }}\n")
+    };
+    let mut server = NatsServer::start_with(&users("one"));
+    let ann = async_nats::ConnectOptions::new().user_and_password("ann".into(), "one".into());
+    let stream = Stream { client: ann.connect(server.url()).await.unwrap() };
+    stream.make(json!({})).await;
+    stream.publish(0, 10).await;
+    let mut reader = source(&server.url_as("ann:one"), "", Until::Forever);
+    reader.open(None).await.unwrap();
+    read(&mut reader, 10).await;
+    // Away and back with the same login is nothing.
+    server.restart();
+    let ann = async_nats::ConnectOptions::new().user_and_password("ann".into(), "one".into());
+    let stream = Stream { client: ann.connect(server.url()).await.unwrap() };
+    stream.publish(10, 11).await;
+    assert_eq!(numbers(&read(&mut reader, 1).await.0), [10]);
+    server.reconfigure(&users("two"));
+    server.restart();
+    let refused = fault(&mut reader).await;
+    assert_eq!(refused.remedy, Remedy::Stop);
+    assert!(refused.message.contains("refuses the login"), "{refused}");
+    assert!(!format!("{refused:?}").contains("one\""), "{refused:?}");
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -478,7 +539,7 @@ async fn deleted_messages_are_passed_over_and_purged_ones_halt() {
     stream.api("STREAM.PURGE.S", json!({ "seq": 39_990 })).await;
     let fault = fault(&mut reader).await;
     assert_eq!(fault.remedy, Remedy::Halt);
-    assert!(fault.message.contains("that were not read") && fault.message.contains("39989"));
+    assert!(fault.message.contains("still to be read") && fault.message.contains("39989"));
 }
 
 #[tokio::test]
@@ -571,6 +632,12 @@ async fn probes_say_what_is_wrong() {
     let stream = Stream::create(&server, json!({ "retention": "workqueue" })).await;
     let problems = source(&server.url(), "", Until::Forever).probe().await;
     assert!(problems[0].contains("workqueue retention"), "{problems:?}");
+    assert!(problems[0].contains("keep checkpoints"), "{problems:?}");
+    let fault = source(&server.url(), "", Until::Forever).open(None).await.unwrap_err();
+    assert_eq!(fault.remedy, Remedy::Stop);
+    assert!(checkpointed(&server.url(), "").probe().await.is_empty());
+    let info = stream.api("STREAM.INFO.S", json!({})).await;
+    assert_eq!(info["state"]["consumer_count"], 0, "to look takes nothing from whoever reads");
     stream.api("STREAM.DELETE.S", json!({})).await;
     stream.make(json!({})).await;
     let problems =

@@ -1,6 +1,6 @@
 //! The few calls of the JetStream API that waterwheel makes, with their errors as faults.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::{Client, RequestErrorKind};
 use base64::Engine;
@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::super::fault::Fault;
+use super::{Heard, login_refused};
 
 /// No such stream.
 pub const STREAM_NOT_FOUND: u64 = 10059;
@@ -30,6 +31,8 @@ pub enum ApiError {
     },
     /// The account may not do this.
     Denied(String),
+    /// The connection was lost, and the server at this address refuses the login since.
+    LoginRefused(String),
     /// Nobody answered, or the answer cannot be read.
     Unanswered(String),
 }
@@ -57,6 +60,7 @@ impl ApiError {
     pub fn fault(&self, what: &str) -> Fault {
         const NOT_ENABLED: [u64; 2] = [10039, 10076];
         match self {
+            Self::LoginRefused(address) => login_refused(address).within(what),
             Self::Unanswered(why) => Fault::retry(format!("{what}: {why}")),
             Self::Denied(why) => Fault::stop(format!("{what}: {why}"))
                 .help("give the user of the connection the right to publish and subscribe there"),
@@ -82,6 +86,8 @@ pub struct StreamInfo {
     pub first_seq: u64,
     /// The sequence of its last message; zero where there never was one.
     pub last_seq: u64,
+    /// How many messages between the two are gone.
+    pub deleted: u64,
     /// The subjects that it captures; empty for a mirror.
     pub subjects: Vec<String>,
     /// Its configuration.
@@ -93,6 +99,8 @@ pub struct StreamInfo {
 pub struct StoredMessage {
     /// Its sequence.
     pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
     /// When the server took it, in nanoseconds since the Unix epoch.
     pub time_ns: i64,
     /// Its payload.
@@ -104,12 +112,24 @@ pub struct StoredMessage {
 pub struct Api {
     client: Client,
     prefix: String,
-    denials: Arc<Mutex<Vec<String>>>,
+    address: String,
+    heard: Arc<Mutex<Heard>>,
 }
 
 impl Api {
-    pub(super) fn new(client: Client, prefix: String, denials: Arc<Mutex<Vec<String>>>) -> Self {
-        Self { client, prefix, denials }
+    pub(super) fn new(
+        client: Client,
+        prefix: String,
+        address: String,
+        heard: Arc<Mutex<Heard>>,
+    ) -> Self {
+        Self { client, prefix, address, heard }
+    }
+
+    /// That the login is refused since the connection was lost.
+    pub(super) fn refused(&self) -> Option<ApiError> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_refused().then(|| ApiError::LoginRefused(self.address.clone()))
     }
 
     /// The subject of a call: `STREAM.INFO.X` behind the prefix of the account.
@@ -136,9 +156,11 @@ impl Api {
 
     /// Why a request on a subject got no answer: a missing right shows as silence.
     pub fn unanswered(&self, subject: &str, kind: RequestErrorKind) -> ApiError {
-        let denied = self.denials.lock().ok().and_then(|denials| {
-            denials.iter().rev().find(|denial| denial.contains(subject)).cloned()
-        });
+        if let Some(refused) = self.refused() {
+            return refused;
+        }
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let denied = heard.denials.iter().rev().find(|denial| denial.contains(subject)).cloned();
         match (denied, kind) {
             (Some(denied), _) => ApiError::Denied(denied),
             (None, RequestErrorKind::NoResponders) => ApiError::Unanswered(
@@ -162,6 +184,7 @@ impl Api {
             created_ns: answer["created"].as_str().and_then(nanoseconds).ok_or_else(unreadable)?,
             first_seq: state["first_seq"].as_u64().ok_or_else(unreadable)?.max(1),
             last_seq: state["last_seq"].as_u64().ok_or_else(unreadable)?,
+            deleted: state["num_deleted"].as_u64().unwrap_or(0),
             subjects: subjects
                 .into_iter()
                 .flatten()
@@ -195,6 +218,18 @@ impl Api {
         self.stored_message(stream, &json!({ "seq": sequence, "next_by_subj": ">" })).await
     }
 
+    /// The first message on a subject that matches the pattern; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn first_message_on(
+        &self,
+        stream: &str,
+        pattern: &str,
+    ) -> Result<Option<StoredMessage>, ApiError> {
+        self.stored_message(stream, &json!({ "seq": 1, "next_by_subj": pattern })).await
+    }
+
     /// The last message on a subject; `None` where there is none.
     ///
     /// # Errors
@@ -222,6 +257,7 @@ impl Api {
         let payload = message["data"].as_str().unwrap_or_default();
         Ok(Some(StoredMessage {
             sequence: message["seq"].as_u64().ok_or_else(unreadable)?,
+            subject: message["subject"].as_str().unwrap_or_default().to_owned(),
             time_ns: message["time"].as_str().and_then(nanoseconds).ok_or_else(unreadable)?,
             payload: STANDARD.decode(payload).map_err(|_| unreadable())?,
         }))

@@ -1,13 +1,16 @@
 //! The states of an epoch, and what the coordinator knows of a source.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use tokio::time::Instant;
 
 use crate::contract::batch::RawBatch;
 use crate::contract::epoch::{Epoch, EpochRecord, FINAL_WATERMARK, Generation, NO_WATERMARK};
 use crate::contract::position::{Position, Positions};
+use crate::contract::state::KeyGroup;
 use crate::graph::Deployment;
+use crate::runtime::checkpoint::Snapshot;
 use crate::runtime::messages::{BatchId, Closing, Counts, EpochOutput, Updates};
 
 /// What is known of a source.
@@ -69,6 +72,8 @@ pub(super) struct OpenEpoch {
     pub(super) final_sources: Vec<bool>,
     /// True if the pipeline is finished with it.
     pub(super) finished: bool,
+    /// The key groups to be saved whole after it, if the state is saved.
+    pub(super) save: Option<Range<KeyGroup>>,
 }
 
 impl OpenEpoch {
@@ -81,6 +86,7 @@ impl OpenEpoch {
             positions: Positions::new(),
             final_sources: Vec::new(),
             finished: false,
+            save: None,
         }
     }
 
@@ -112,6 +118,7 @@ impl OpenEpoch {
         self,
         generation: Generation,
         deployment: &Deployment,
+        origin: &Positions,
         sources: &mut [SourceState],
     ) -> (Closing, Flowing) {
         let mut carried_us = HashMap::new();
@@ -139,7 +146,6 @@ impl OpenEpoch {
             watermarks: names.zip(watermarks.iter().copied()).collect(),
         };
         let flowing = Flowing {
-            record,
             finished: self.finished,
             done: 0,
             sinks: deployment
@@ -149,8 +155,16 @@ impl OpenEpoch {
                 .collect(),
             counts: Counts::default(),
             state_bytes: 0,
+            snapshot: self.save.clone().map(|whole| Snapshot {
+                record: record.clone(),
+                largest_us: largest_us(deployment, sources),
+                origin: origin.clone(),
+                whole,
+                parts: Vec::new(),
+            }),
+            record,
         };
-        (Closing { epoch: self.epoch, watermarks, carried_us }, flowing)
+        (Closing { epoch: self.epoch, watermarks, carried_us, save: self.save }, flowing)
     }
 }
 
@@ -165,6 +179,8 @@ pub(super) struct Flowing {
     pub(super) sinks: Vec<Vec<Updates>>,
     pub(super) counts: Counts,
     pub(super) state_bytes: usize,
+    /// Filled by the workers, where the state is saved.
+    pub(super) snapshot: Option<Snapshot>,
 }
 
 impl Flowing {
@@ -175,6 +191,9 @@ impl Flowing {
         self.counts.dead += output.counts.dead;
         self.counts.late += output.counts.late;
         self.state_bytes += output.state_bytes;
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.parts.extend(output.saved);
+        }
         for (mine, theirs) in self.sinks.iter_mut().zip(output.sinks) {
             for (mine, theirs) in mine.iter_mut().zip(theirs) {
                 if mine.is_empty() {
@@ -185,4 +204,10 @@ impl Flowing {
             }
         }
     }
+}
+
+/// The largest timestamp accepted from each source that has any.
+fn largest_us(deployment: &Deployment, sources: &[SourceState]) -> BTreeMap<String, i64> {
+    let nodes = deployment.sources.iter().zip(sources);
+    nodes.filter_map(|(node, state)| Some((node.name.clone(), state.largest_us?))).collect()
 }

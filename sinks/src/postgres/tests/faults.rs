@@ -58,6 +58,45 @@ async fn tables_that_are_not_as_they_must_be_halt() {
 }
 
 #[tokio::test]
+async fn every_class_of_error_has_its_remedy() {
+    let server = TestServer::start().await;
+    let mut sink = sink_at(&server.url(), "", vec![operator()]);
+    sink.open(1).await.expect("a claim");
+    // A row is refused with the error that it names.
+    run(
+        &server,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = NEW.symbol; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON volume FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let retried = [
+        "40001", "40P01", "08000", "08006", "53000", "53100", "53200", "53300", "57P01", "57P02",
+        "57P03", "57014", "55P03", "25006", "25P03",
+    ];
+    let halted = [
+        "42P01", "42703", "42804", "22003", "22021", "22P05", "23505", "23514", "21000", "54000",
+        "0A000", "55000", "58030", "P0001", "XX000", "ZZ999",
+    ];
+    let stopped = ["42501", "28000", "3D000"];
+    let cases =
+        [(&retried[..], Remedy::Retry), (&halted[..], Remedy::Halt), (&stopped[..], Remedy::Stop)];
+    for (codes, remedy) in cases {
+        for code in codes {
+            let row = vec![volume(1, Some(code), 1)];
+            let fault = sink.commit(&commit(1, row, vec![])).await.expect_err(code);
+            assert_eq!(fault.remedy, remedy, "{code}: {fault}");
+            assert!(fault.message.contains(&format!("SQLSTATE {code}")), "{fault}");
+            // An answer of the server leaves nothing open.
+            assert_eq!(fault.outcome, Outcome::NotWritten, "{code}");
+            assert_eq!(sink.recover().await.expect("a recovery"), None, "{code}");
+        }
+    }
+    run(&server, "DROP TRIGGER refuse ON volume").await;
+    sink.commit(&commit(1, vec![volume(1, Some("A"), 1)], vec![])).await.expect("a commit");
+}
+
+#[tokio::test]
 async fn a_server_that_refuses_is_told_from_one_that_is_down() {
     let mut server = TestServer::start().await;
     run(&server, "CREATE ROLE locked LOGIN PASSWORD 'right'; CREATE ROLE guest LOGIN").await;

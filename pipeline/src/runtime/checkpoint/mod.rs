@@ -1,0 +1,23 @@
+//! Checkpoints: the state of the operators as of an epoch, so that a restart reads the stream from
+//! there and not from its origin.
+//!
+//! A checkpoint is a cache. The sinks own the truth: one is published only once every sink has
+//! committed through its epoch, and one that is damaged or does not fit is passed over for the one
+//! before, in the end for the stream itself.
+//!
+//! On disk a pipeline has one directory. A *segment* holds what one checkpoint saved ([`frame`]): of
+//! some key groups everything, of the others what changed since the segment before. A *manifest*
+//! names the segments that together make a checkpoint ([`manifest`]). Both are written aside, synced
+//! and renamed; a manifest comes after its segments, and is deleted before them.
+
+#[cfg(test)]
+mod crash_images;
+mod directory;
+mod frame;
+mod manifest;
+mod recover;
+mod writer;
+
+pub(super) use directory::Directory;
+pub(super) use recover::{Recovered, SinkHolds, newest};
+pub(super) use writer::{FromWriter, Snapshot, ToWriter, Writer};

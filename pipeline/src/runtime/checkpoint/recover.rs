@@ -1,0 +1,191 @@
+//! Finds the checkpoint to begin with: the newest that is whole, fits the deployment, and is not
+//! ahead of any sink.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::directory::{Directory, FileKind, FileName};
+use super::frame::{self, Damage, Frame};
+use super::manifest::{Manifest, Segment};
+use crate::contract::epoch::{EpochRecord, Progress};
+use crate::contract::fault::Fault;
+use crate::contract::position::Positions;
+use crate::contract::state::{KEY_GROUPS, KeyGroup, SavedState};
+use crate::graph::Deployment;
+use crate::runtime::cuts::is_at_or_before;
+
+/// The state to begin with.
+pub(in crate::runtime) struct Recovered {
+    /// What is true at the end of the epoch as of which the state holds.
+    pub(in crate::runtime) record: EpochRecord,
+    /// The largest timestamp accepted from each source.
+    pub(in crate::runtime) largest_us: BTreeMap<String, i64>,
+    /// Where each source began when the pipeline was new.
+    pub(in crate::runtime) origin: Positions,
+    /// The state of the operators.
+    pub(in crate::runtime) state: Arc<dyn SavedState>,
+}
+
+/// What a sink that keeps progress holds.
+pub(in crate::runtime) struct SinkHolds<'a> {
+    /// Its name.
+    pub(in crate::runtime) name: &'a str,
+    /// What it recorded; `None` if it is new.
+    pub(in crate::runtime) progress: Option<&'a Progress>,
+}
+
+/// Why a checkpoint is passed over.
+enum Unfit {
+    /// It is no longer what was written.
+    Damaged(String),
+    /// It is not for this deployment or these sinks.
+    Other(String),
+}
+
+impl From<Damage> for Unfit {
+    fn from(damage: Damage) -> Self {
+        Self::Damaged(damage.to_string())
+    }
+}
+
+/// The newest checkpoint that fits; `None` if there is none, and everything is read again.
+pub(in crate::runtime) fn newest(
+    directory: &Directory,
+    deployment: &Deployment,
+    sinks: &[SinkHolds<'_>],
+) -> Result<Option<Recovered>, Fault> {
+    if let Some(new) = sinks.iter().find(|sink| sink.progress.is_none()) {
+        tracing::debug!(sink = new.name, "the sink is new: everything is read for it");
+        return Ok(None);
+    }
+    let names = directory.list().map_err(|error| {
+        Fault::retry(format!(
+            "cannot list the checkpoints in {}: {error}",
+            directory.path().display()
+        ))
+    })?;
+    let manifests = names.into_iter().rev().filter(|name| name.kind == FileKind::Manifest);
+    let mut passed_over = 0;
+    for name in manifests {
+        let file = directory.path().join(name.text());
+        match load(directory, name, deployment, sinks) {
+            Ok(recovered) => {
+                tracing::info!(checkpoint = %file.display(), "going on from a checkpoint");
+                return Ok(Some(recovered));
+            }
+            Err(Unfit::Damaged(why)) => {
+                tracing::warn!(
+                    "checkpoint {} is damaged: {why}; trying the one before",
+                    file.display()
+                );
+            }
+            Err(Unfit::Other(why)) => {
+                tracing::info!("checkpoint {} does not fit: {why}", file.display());
+            }
+        }
+        passed_over += 1;
+    }
+    if passed_over > 0 {
+        tracing::warn!("none of {passed_over} checkpoints fits; everything is read again");
+    }
+    Ok(None)
+}
+
+fn load(
+    directory: &Directory,
+    name: FileName,
+    deployment: &Deployment,
+    sinks: &[SinkHolds<'_>],
+) -> Result<Recovered, Unfit> {
+    let bytes = directory.read(&name.text()).map_err(|error| Unfit::Damaged(error.to_string()))?;
+    let manifest = Manifest::parse(&bytes)?;
+    for sink in sinks {
+        let Some(progress) = sink.progress else {
+            continue;
+        };
+        if !is_at_or_before(&manifest.record.positions, &progress.record.positions) {
+            return Err(Unfit::Other(format!("it is ahead of sink `{}`", sink.name)));
+        }
+        if manifest.origin != progress.origin {
+            let why = format!("sink `{}` began at another place of the stream", sink.name);
+            return Err(Unfit::Other(why));
+        }
+    }
+    let operators: BTreeMap<String, String> = operators(deployment);
+    if let Some((changed, _)) =
+        operators.iter().find(|(name, print)| manifest.operators.get(*name) != Some(*print))
+    {
+        return Err(Unfit::Other(format!("it has no state of operator `{changed}` as it is now")));
+    }
+    let segments = manifest
+        .segments
+        .iter()
+        .map(|segment| read_segment(directory, segment))
+        .collect::<Result<Vec<_>, _>>()?;
+    let state = Loaded::index(&manifest.segments, segments)?;
+    let Manifest { record, largest_us, origin, .. } = manifest;
+    Ok(Recovered { record, largest_us, origin, state: Arc::new(state) })
+}
+
+/// The operators of a deployment with their fingerprints.
+pub(super) fn operators(deployment: &Deployment) -> BTreeMap<String, String> {
+    let operators = deployment.operators.iter();
+    operators.map(|node| (node.name.clone(), format!("{:032x}", node.fingerprint))).collect()
+}
+
+fn read_segment(directory: &Directory, segment: &Segment) -> Result<Vec<u8>, Unfit> {
+    let file = &segment.file;
+    // The name comes from a file that anybody might have written.
+    if FileName::parse(file).is_none_or(|name| name.kind != FileKind::Segment) {
+        return Err(Unfit::Damaged(format!("`{file}` is no segment's name")));
+    }
+    let bytes = directory.read(file).map_err(|error| Unfit::Damaged(format!("{file}: {error}")))?;
+    if bytes.len() as u64 != segment.size_bytes || crc32c::crc32c(&bytes) != segment.crc32c {
+        return Err(Unfit::Damaged(format!("{file} is not what was written")));
+    }
+    Ok(bytes)
+}
+
+/// Where a frame is: the index of its segment, and itself.
+type Place = (usize, Frame);
+
+/// Segments in memory, still compressed.
+struct Loaded {
+    segments: Vec<Vec<u8>>,
+    /// By part, then by key group: the frames from the last whole one on.
+    places: HashMap<String, HashMap<KeyGroup, Vec<Place>>>,
+}
+
+impl Loaded {
+    fn index(manifest: &[Segment], segments: Vec<Vec<u8>>) -> Result<Self, Damage> {
+        // What comes before the last segment that holds a group whole no longer counts.
+        let since: Vec<usize> = (0..KEY_GROUPS)
+            .map(|group| {
+                let holds = |segment: &Segment| (segment.whole.0..segment.whole.1).contains(&group);
+                manifest
+                    .iter()
+                    .rposition(holds)
+                    .ok_or_else(|| Damage::new(format!("no segment holds key group {group} whole")))
+            })
+            .collect::<Result<_, _>>()?;
+        let mut places: HashMap<String, HashMap<KeyGroup, Vec<Place>>> = HashMap::new();
+        for (index, segment) in segments.iter().enumerate() {
+            for frame in frame::read_all(segment)? {
+                if index >= since[usize::from(frame.group)] {
+                    let groups = places.entry(frame.name.clone()).or_default();
+                    groups.entry(frame.group).or_default().push((index, frame));
+                }
+            }
+        }
+        Ok(Self { segments, places })
+    }
+}
+
+impl SavedState for Loaded {
+    fn read(&self, part: &str, group: KeyGroup) -> Result<Vec<Vec<u8>>, Fault> {
+        let places = self.places.get(part).and_then(|groups| groups.get(&group));
+        let frames = places.into_iter().flatten();
+        let items = frames.map(|(segment, frame)| frame.items(&self.segments[*segment]));
+        items.collect::<Result<_, _>>().map_err(|damage| Fault::halt(format!("{damage}")))
+    }
+}

@@ -1,0 +1,115 @@
+//! Panics that come again at the same place of the stream: after the third the pipeline halts,
+//! instead of being started again for ever by whatever supervises it.
+//!
+//! They end the process, so they are kept beside the checkpoints, where there are any. A process that
+//! is killed records nothing, and what is down outside is waited for without being counted.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::Directory;
+use crate::contract::fault::Fault;
+use crate::contract::position::Positions;
+
+/// So many panics at one place, and the next start halts.
+const PANICS_MAX: usize = 3;
+
+/// The file beside the checkpoints.
+const FILE: &str = "panics";
+
+/// One panic: how far every sink had come when the generation began, and what happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Recorded {
+    at: Positions,
+    message: String,
+}
+
+/// What a panic must know: where to write, and where the running generation began.
+static RUNNING: Mutex<Option<(PathBuf, Positions)>> = Mutex::new(None);
+
+/// A generation begins where the sinks are at `at`; halts if too many ended there in a panic.
+pub(super) fn begin(directory: &Directory, at: &Positions) -> Result<(), Fault> {
+    let file = directory.path().join(FILE);
+    let text = fs::read_to_string(&file).unwrap_or_default();
+    // A line that a crash cut off tells nothing.
+    let recorded = text.lines().filter_map(|line| serde_json::from_str::<Recorded>(line).ok());
+    let here: Vec<Recorded> = recorded.filter(|recorded| recorded.at == *at).collect();
+    if here.len() < PANICS_MAX {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some((file, at.clone()));
+        return Ok(());
+    }
+    let last = here.last().map_or("", |recorded| recorded.message.as_str());
+    let places: Vec<String> = at
+        .iter()
+        .map(|(source, position)| format!("`{source}` after message {}", position.ordinal))
+        .collect();
+    let place = if places.is_empty() { "the beginning".to_owned() } else { places.join(", ") };
+    Err(Fault::halt(format!(
+        "waterwheel has panicked {} times at one place of the stream ({place}); the last time: {last}",
+        here.len()
+    ))
+    .help(format!(
+        "this is a bug: please report it; to try again, for example with another version, delete {}",
+        file.display()
+    )))
+}
+
+/// Notes a panic of this process, for the next one. Called while panicking.
+pub fn record_panic(message: &str) {
+    // Whoever panics may hold the lock.
+    let Ok(running) = RUNNING.try_lock() else {
+        return;
+    };
+    if let Some((file, at)) = &*running {
+        append(file, &Recorded { at: at.clone(), message: message.to_owned() });
+    }
+}
+
+fn append(file: &Path, recorded: &Recorded) {
+    let written = serde_json::to_string(recorded).map_err(std::io::Error::other).and_then(|line| {
+        if let Some(directory) = file.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let mut file = OpenOptions::new().create(true).append(true).open(file)?;
+        writeln!(file, "{line}")
+    });
+    if let Err(error) = written {
+        eprintln!("cannot record a fault in {}: {error}", file.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::position::Position;
+
+    fn positions(ordinal: u64) -> Positions {
+        let position = Position {
+            stream: "s".to_owned(),
+            created: 0,
+            ordinal,
+            fingerprint: 0,
+            gaps: Vec::new(),
+        };
+        [("events".to_owned(), position)].into()
+    }
+
+    #[test]
+    fn the_fourth_start_at_one_place_halts() {
+        let place = tempfile::TempDir::new().unwrap();
+        let directory = Directory::new(place.path(), "trading");
+        for _ in 0..PANICS_MAX {
+            begin(&directory, &positions(7)).unwrap();
+            record_panic("index out of bounds");
+        }
+        let halted = begin(&directory, &positions(7)).unwrap_err();
+        assert!(halted.message.contains("after message 7"), "{halted}");
+        assert!(halted.message.contains("index out of bounds"), "{halted}");
+        // Elsewhere they count for nothing.
+        begin(&directory, &positions(8)).unwrap();
+    }
+}

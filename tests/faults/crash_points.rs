@@ -1,60 +1,6 @@
 //! A crash at every point that the code names, each several times, with all sinks at once.
 
-const POINTS: &[&str] = &[
-    "intake.opened",
-    "intake.batch.handed",
-    "epoch.sealed",
-    "epoch.delivered",
-    // The consumer is made; nothing is read yet.
-    "nats.source.opened",
-    // A stream was compared with a position.
-    "nats.source.verified",
-    "nats.source.batch.read",
-    // Messages of a work queue are acknowledged, or those of interest retention moved on from.
-    "nats.source.released",
-    // The claim is written, the tables are not looked at yet.
-    "postgres.claimed",
-    "postgres.tables.ready",
-    "postgres.commit.begun",
-    // Sent inside the transaction; the answers may be under way.
-    "postgres.progress.written",
-    "postgres.rows.written",
-    // COMMIT is on its way, and nobody has seen its answer.
-    "postgres.commit.sent",
-    "postgres.commit.done",
-    "parquet.claimed",
-    "parquet.rows.kept",
-    "parquet.file.created",
-    "parquet.file.written",
-    "parquet.file.synced",
-    "parquet.staging.synced",
-    // An entry of the log is whole under a name of its own.
-    "parquet.manifest.written",
-    // It has its number; the directory is not synced yet.
-    "parquet.manifest.linked",
-    "parquet.manifest.synced",
-    "parquet.file.visible",
-    "parquet.commit.done",
-    "parquet.stray.removed",
-    "parquet.file.published",
-    "parquet.entry.pruned",
-    "nats.sink.claimed",
-    "nats.sink.batch.begun",
-    // The first message of a batch is answered.
-    "nats.sink.batch.opened",
-    "nats.sink.rows.sent",
-    // The last message is on its way, and nobody has seen its answer.
-    "nats.sink.batch.sent",
-    "nats.sink.batch.acked",
-    "nats.sink.commit.done",
-    "checkpoint.file.written",
-    "checkpoint.file.synced",
-    "checkpoint.file.renamed",
-    "checkpoint.segment.durable",
-    "checkpoint.manifest.durable",
-    "checkpoint.manifest.deleted",
-    "checkpoint.segment.deleted",
-];
+use waterwheel_pipeline::contract::failpoint::POINTS;
 
 use super::stage::{ORDINARY, Shape, Stage};
 use super::{Counts, Options};
@@ -102,14 +48,7 @@ const SETUPS: &[(&str, Setup)] = &[
 
 /// Crashes at every point so often.
 pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
-    let only = std::env::var("ONLY_POINTS").unwrap_or_default();
-    let not = std::env::var("NOT_POINTS").unwrap_or("zzz".into());
-    let points: Vec<&str> = POINTS
-        .iter()
-        .copied()
-        .filter(|p| p.contains(&only) && !not.split(",").any(|n| p.contains(n)))
-        .collect();
-    at(options, &points)
+    at(options, POINTS)
 }
 
 /// Crashes at these points.
@@ -121,10 +60,6 @@ pub(super) fn at(options: &Options, points: &[&str]) -> Result<Counts, String> {
         let mut left = options.rounds;
         while left > 0 {
             let rounds = left.min(CRASHES_AN_EPISODE);
-            eprintln!(
-                "POINT {point} {:?}",
-                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
-            );
             one_episode(&mut stage, point, setup, rounds)
                 .map_err(|problem| format!("`{point}`: {problem}"))?;
             left -= rounds;

@@ -1,60 +1,6 @@
 //! A crash at every point that the code names, each several times, with all sinks at once.
 
-const POINTS: &[&str] = &[
-    "intake.opened",
-    "intake.batch.handed",
-    "epoch.sealed",
-    "epoch.delivered",
-    // The consumer is made; nothing is read yet.
-    "nats.source.opened",
-    // A stream was compared with a position.
-    "nats.source.verified",
-    "nats.source.batch.read",
-    // Messages of a work queue are acknowledged, or those of interest retention moved on from.
-    "nats.source.released",
-    // The claim is written, the tables are not looked at yet.
-    "postgres.claimed",
-    "postgres.tables.ready",
-    "postgres.commit.begun",
-    // Sent inside the transaction; the answers may be under way.
-    "postgres.progress.written",
-    "postgres.rows.written",
-    // COMMIT is on its way, and nobody has seen its answer.
-    "postgres.commit.sent",
-    "postgres.commit.done",
-    "parquet.claimed",
-    "parquet.rows.kept",
-    "parquet.file.created",
-    "parquet.file.written",
-    "parquet.file.synced",
-    "parquet.staging.synced",
-    // An entry of the log is whole under a name of its own.
-    "parquet.manifest.written",
-    // It has its number; the directory is not synced yet.
-    "parquet.manifest.linked",
-    "parquet.manifest.synced",
-    "parquet.file.visible",
-    "parquet.commit.done",
-    "parquet.stray.removed",
-    "parquet.file.published",
-    "parquet.entry.pruned",
-    "nats.sink.claimed",
-    "nats.sink.batch.begun",
-    // The first message of a batch is answered.
-    "nats.sink.batch.opened",
-    "nats.sink.rows.sent",
-    // The last message is on its way, and nobody has seen its answer.
-    "nats.sink.batch.sent",
-    "nats.sink.batch.acked",
-    "nats.sink.commit.done",
-    "checkpoint.file.written",
-    "checkpoint.file.synced",
-    "checkpoint.file.renamed",
-    "checkpoint.segment.durable",
-    "checkpoint.manifest.durable",
-    "checkpoint.manifest.deleted",
-    "checkpoint.segment.deleted",
-];
+use waterwheel_pipeline::contract::failpoint::POINTS;
 
 use super::stage::{ORDINARY, Shape, Stage};
 use super::{Counts, Options};
@@ -70,8 +16,8 @@ struct Setup {
     most: u64,
     /// Only a run is there that goes on from what an earlier one has committed.
     resumes: bool,
-    /// Only a run is there that comes after a crash at this point.
-    after: Option<&'static str>,
+    /// Only a run is there that comes after a crash at this point, reached for the n-th time.
+    after: Option<(&'static str, u64)>,
     /// What the episode must be like.
     shape: Shape,
 }
@@ -90,8 +36,9 @@ const SETUPS: &[(&str, Setup)] = &[
     ("postgres.claimed", ONCE),
     ("postgres.tables.ready", ONCE),
     ("parquet.claimed", ONCE),
-    ("parquet.stray.removed", Setup { after: Some("parquet.file.synced"), ..ONCE }),
-    ("parquet.file.published", Setup { after: Some("parquet.manifest.synced"), ..ONCE }),
+    ("parquet.stray.removed", Setup { after: Some(("parquet.file.synced", 1)), ..ONCE }),
+    // The first entry of a run is its claim, which has no files.
+    ("parquet.file.published", Setup { after: Some(("parquet.manifest.synced", 2)), ..ONCE }),
     // The entries of the lake's log that are kept are a hundred.
     ("parquet.entry.pruned", Setup { most: 3, shape: QUICK, ..OFTEN }),
     ("nats.sink.claimed", ONCE),
@@ -101,14 +48,7 @@ const SETUPS: &[(&str, Setup)] = &[
 
 /// Crashes at every point so often.
 pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
-    let only = std::env::var("ONLY_POINTS").unwrap_or_default();
-    let not = std::env::var("NOT_POINTS").unwrap_or("zzz".into());
-    let points: Vec<&str> = POINTS
-        .iter()
-        .copied()
-        .filter(|p| p.contains(&only) && !not.split(",").any(|n| p.contains(n)))
-        .collect();
-    at(options, &points)
+    at(options, POINTS)
 }
 
 /// Crashes at these points.
@@ -120,10 +60,6 @@ pub(super) fn at(options: &Options, points: &[&str]) -> Result<Counts, String> {
         let mut left = options.rounds;
         while left > 0 {
             let rounds = left.min(CRASHES_AN_EPISODE);
-            eprintln!(
-                "POINT {point} {:?}",
-                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
-            );
             one_episode(&mut stage, point, setup, rounds)
                 .map_err(|problem| format!("`{point}`: {problem}"))?;
             left -= rounds;
@@ -143,8 +79,8 @@ fn one_episode(stage: &mut Stage, point: &str, setup: Setup, rounds: usize) -> R
             stage.wait_commit(&before, &mut running)?;
             running.kill();
         }
-        if let Some(after) = setup.after {
-            crash(stage, after, 1)?;
+        if let Some((after, count)) = setup.after {
+            crash(stage, after, count)?;
             stage.allow(EVENTS_A_CRASH);
         }
         let count =

@@ -27,7 +27,7 @@ use crate::support::waterwheel::{Deployment, Ending, Waterwheel};
 /// Runs the deployments with checkpoints.
 const CHECKPOINTS: bool = false;
 
-const CHECKPOINT: &str = r#"checkpoint = { path = "${STATE}", every = "200ms", keep = 2 }"#;
+const CHECKPOINT: &str = r#"checkpoint = { path = "${STATE}", every = "100ms", keep = 3 }"#;
 
 const DEPLOYMENT: &str = r#"
 name = "trading"
@@ -214,7 +214,7 @@ impl Stage {
 
     /// The pipeline with so many workers; instances that run at the same time need other numbers.
     pub(super) fn deployment(&self, workers: u64) -> Deployment {
-        let checkpoint = if CHECKPOINTS || std::env::var("CKPT").is_ok() { CHECKPOINT } else { "" };
+        let checkpoint = if CHECKPOINTS { CHECKPOINT } else { "" };
         let text = DEPLOYMENT
             .replace("{workers}", &workers.to_string())
             .replace("{checkpoint}", checkpoint)

@@ -235,7 +235,7 @@ fn judge(messages: &[Message], fates: &Fates) -> (usize, usize, usize) {
 
 /// The last line of the log has the same sum.
 fn closing_numbers_add_up(stderr: &str, messages: usize) {
-    let lines = stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut lines = stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let closing = lines.rfind(|line| line["message"] == "stopped").expect("a closing line");
     let number = |name: &str| closing[name].as_u64().unwrap_or_else(|| panic!("{name}: {closing}"));
     assert_eq!(number("messages"), messages as u64);

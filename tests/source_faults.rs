@@ -275,6 +275,7 @@ halts! {
     rolled_back_and_published_again: ROLLED_BACK_SAME Restart,
     rolled_back_and_published_again_while_running: ROLLED_BACK_SAME Running,
     rolled_back_without_the_last_read: ROLLED_BACK_DELETED Restart,
+    rolled_back_without_the_last_read_while_running: ROLLED_BACK_DELETED Running,
     rewritten: REWRITTEN_ALL Restart,
     rewritten_while_running: REWRITTEN_ALL Running,
     torn_at_its_end: TORN Restart,

@@ -205,7 +205,12 @@ impl Sink for NatsSink {
     async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {
         let open = self.open.as_mut().ok_or_else(closed)?;
         let settings = &self.settings;
-        let messages = Messages::new(&settings.context, &settings.templates, commit);
+        let messages = Messages::new(
+            &settings.context,
+            &settings.templates,
+            commit,
+            open.outlet.payload_bytes_max(),
+        );
         open.publish(messages, commit).await?;
         open.progress = Some(commit.progress.clone());
         failpoint::reach("nats.sink.commit.done");

@@ -26,6 +26,7 @@
 //! to subscribe to `_INBOX.>`; of a work queue `$JS.ACK.<stream>.>` and of interest retention
 //! `$JS.API.CONSUMER.NAMES.<stream>` besides.
 
+mod careful;
 mod pull;
 mod reply;
 mod retention;
@@ -50,6 +51,7 @@ use waterwheel_pipeline::contract::source::{Next, Reading, Source, SourceKind, S
 use self::pull::Reader;
 use self::retention::{Retention, keep_interest};
 use self::run::Run;
+use self::stream::Anchors;
 
 /// The kind `nats`.
 pub const KIND: SourceKind = SourceKind {
@@ -182,7 +184,8 @@ impl SourceSpec for Spec {
                 .then(|| format!("waterwheel-{}-{}", reading.pipeline, reading.source)),
             ..(*self.0).clone()
         };
-        Box::new(NatsSource::new(Arc::new(settings), reading.until))
+        let source = NatsSource::new(Arc::new(settings), reading.until);
+        Box::new(NatsSource { panicked_at: reading.panicked_at, ..source })
     }
 
     fn has_gaps(&self) -> bool {
@@ -203,12 +206,17 @@ struct NatsSource {
     bound: Option<u64>,
     /// After which message, and up to where, nothing passes the filter: see [`Run::clear`].
     clear: (u64, u64),
+    /// By what the stream is known again.
+    anchors: Anchors,
+    /// How far an earlier process had read when it panicked, until that is behind us.
+    panicked_at: Option<u64>,
     run: Option<Run>,
 }
 
 impl NatsSource {
     fn new(settings: Arc<Settings>, until: Until) -> Self {
-        Self { settings, until, bound: None, clear: (0, 0), run: None }
+        let (clear, anchors) = ((0, 0), Anchors::default());
+        Self { settings, until, bound: None, clear, anchors, panicked_at: None, run: None }
     }
 }
 
@@ -227,7 +235,10 @@ impl Source for NatsSource {
         let api = &connection.api;
         let mut position = match resume {
             None => stream::begin(api, &info, settings).await?,
-            Some(resume) => stream::resume(api, &info, settings, &retention, resume, clear).await?,
+            Some(resume) => {
+                let anchors = &self.anchors;
+                stream::resume(api, &info, settings, &retention, resume, anchors, clear).await?
+            }
         };
         if let Retention::Interest(prefix) = &retention {
             let is_resumed = resume.is_some();
@@ -248,7 +259,11 @@ impl Source for NatsSource {
         let bound = self.bound;
         let settings = settings.clone();
         let begin = position.clone();
-        let run = Run::new(connection, settings, retention, begin, reader, bound, clear);
+        let mut run = Run::new(connection, settings, retention, begin, reader, bound, clear)
+            .known_by(self.anchors.clone());
+        if let Some(panicked_at) = self.panicked_at {
+            run.begin_carefully(panicked_at).await;
+        }
         self.run = Some(run);
         failpoint::reach("nats.source.opened");
         Ok(position)
@@ -276,7 +291,10 @@ impl Source for NatsSource {
 
     async fn close(&mut self) {
         if let Some(run) = self.run.take() {
-            self.clear = run.clear();
+            (self.clear, self.anchors) = (run.clear(), run.anchors());
+            if !run.is_careful() {
+                self.panicked_at = None;
+            }
             run.close().await;
         }
     }

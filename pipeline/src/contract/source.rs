@@ -32,6 +32,9 @@ pub struct Reading {
     /// True if checkpoints are kept, so that no restart reads again what was released (see
     /// [`Source::release`]). Without them a restart reads from where the pipeline began.
     pub is_checkpointed: bool,
+    /// How far the source had been read when an earlier process panicked, if the sinks have not come
+    /// past that: a message soon behind it may be the cause, and come again.
+    pub panicked_at: Option<u64>,
 }
 
 /// What comes next.

@@ -125,6 +125,7 @@ impl Deployment {
             source: source.name.clone(),
             accepted_gaps: source.accepted_gaps.clone(),
             is_checkpointed: self.checkpoint.is_some(),
+            panicked_at: None,
         }
     }
 

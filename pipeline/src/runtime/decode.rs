@@ -202,11 +202,11 @@ impl DecodePlan {
             Scanner::new(payload.as_bytes(), message.payload.start, &self.trie, scratch);
         let slots = &mut slots[slots_before..];
         scanner.scan(slots).map_err(explain)?;
-        let has_hostile_escape = scanner.has_hostile_escape;
+        let is_hostile = scanner.is_hostile;
         if let Some(slot) = self.payload_slot {
-            slots[slot] = payload_slot(payload, message, has_hostile_escape, scratch);
+            slots[slot] = payload_slot(payload, message, is_hostile, scratch);
         }
-        if has_hostile_escape {
+        if is_hostile {
             self.sanitise_json(slots, text, scratch);
         }
         let timestamp_us = self.envelope.fill(slots, text, scratch, &batch.stream, message)?;
@@ -291,10 +291,10 @@ fn trace(text: &str, message: &RawMessage) -> Option<Value> {
 fn payload_slot(
     payload: &str,
     message: &RawMessage,
-    has_hostile_escape: bool,
+    is_hostile: bool,
     scratch: &mut String,
 ) -> Slot {
-    if !has_hostile_escape {
+    if !is_hostile {
         return Slot::Json { start: message.payload.start, end: message.payload.end };
     }
     let before = scratch.len() as u32;

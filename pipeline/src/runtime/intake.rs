@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::Ending;
+use super::faults;
 use super::gauges::Gauges;
 use super::messages::FromIntake;
 use super::waiting::Waiting;
@@ -63,6 +64,7 @@ impl Intake {
             waiting.over();
             // It may begin behind what is gone and accepted as such.
             position = Some(opened.clone());
+            faults::note_read(&self.name, opened.ordinal);
             failpoint::reach("intake.opened");
             if std::mem::take(&mut is_first)
                 && self.coordinator.send(FromIntake::Opened(opened)).await.is_err()
@@ -75,6 +77,7 @@ impl Intake {
                         let Some(end) = batch.end() else {
                             continue;
                         };
+                        faults::note_read(&self.name, end.ordinal);
                         position = Some(end);
                         if self.coordinator.send(FromIntake::Batch(batch)).await.is_err() {
                             return Ending::Cancelled;

@@ -20,6 +20,7 @@ use crate::contract::epoch::{Generation, NO_WATERMARK, Progress};
 use crate::contract::fault::{Fault, Remedy};
 use crate::contract::position::{Positions, carry_gaps};
 use crate::contract::sink::{ClaimError, Sink};
+use crate::contract::source::Reading;
 use crate::graph::Deployment;
 
 /// Reports from workers and outlets: larger than all that can be under way, so that no worker ever
@@ -101,15 +102,15 @@ async fn generation(
     if keepers.peek().is_some() && keepers.all(is_finished) {
         return Ok(Outcome::AlreadyFinished);
     }
-    let recovered = match &directory {
+    let (recovered, panicked) = match &directory {
         Some(directory) => {
-            faults::begin(directory, &least_positions(&claimed))?;
-            recover(deployment, directory, &claimed).await?
+            let panicked = faults::begin(directory, &least_positions(&claimed))?;
+            (recover(deployment, directory, &claimed).await?, panicked)
         }
-        None => None,
+        None => (None, faults::Read::new()),
     };
     let mut running =
-        Running::start(deployment, gauges, generation, claimed, recovered, directory)?;
+        Running::start(deployment, gauges, generation, claimed, recovered, directory, &panicked)?;
     let result = running.run(drain).await;
     running.end(result).await
 }
@@ -237,6 +238,7 @@ impl Running {
         claimed: Vec<Claimed>,
         recovered: Option<Recovered>,
         directory: Option<Directory>,
+        panicked: &faults::Read,
     ) -> Result<Self, Fault> {
         let recorded: Vec<Option<Progress>> =
             claimed.iter().map(|claimed| claimed.progress.clone()).collect();
@@ -295,9 +297,11 @@ impl Running {
             let (release, listen) = watch::channel(None);
             from_intakes.push(receiver);
             released.push(release);
+            let panicked_at = panicked.get(&node.name).copied();
+            let reading = Reading { panicked_at, ..deployment.reading(node) };
             let intake = Intake {
                 name: node.name.clone(),
-                source: node.spec.build_for(&deployment.reading(node)),
+                source: node.spec.build_for(&reading),
                 resume: begin.get(&node.name).cloned(),
                 recorded: recorded
                     .iter()

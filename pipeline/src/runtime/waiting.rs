@@ -46,14 +46,17 @@ impl<'a> Waiting<'a> {
         let whom = &self.whom;
         match &mut self.lasting {
             None => {
-                tracing::warn!("{whom}: {cause}; waiting for it");
+                tracing::warn!(help = fault.help.as_deref(), "{whom}: {cause}; waiting for it");
                 self.gauges.wait_for(whom, &cause);
                 self.lasting = Some(Lasting { since: now, told_at: now, cause });
             }
             // Another cause is news; the same one only after a while.
             Some(lasting) if lasting.cause != cause || lasting.told_at + TELL_EVERY <= now => {
                 let seconds = (now - lasting.since).as_secs();
-                tracing::warn!("{whom}: {cause}; waiting for {seconds} s by now");
+                tracing::warn!(
+                    help = fault.help.as_deref(),
+                    "{whom}: {cause}; waiting for {seconds} s by now"
+                );
                 self.gauges.wait_for(whom, &cause);
                 (lasting.told_at, lasting.cause) = (now, cause);
             }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use waterwheel_config::value::{Row, format_timestamp};
+use waterwheel_config::schema::Schema;
+use waterwheel_config::value::{Row, Value, format_timestamp};
 use waterwheel_pipeline::contract::epoch::{EpochRecord, FINAL_WATERMARK, NO_WATERMARK};
 use waterwheel_pipeline::contract::event::traceparent;
 use waterwheel_pipeline::contract::sink::{Changes, Commit, SinkContext, SinkInput};
@@ -21,6 +22,8 @@ pub(super) struct Outgoing {
     pub(super) id: String,
     /// The trace of the message that caused the row, where there is just one.
     pub(super) traceparent: Option<String>,
+    /// The columns that are NULL here because the message would be too large, with commas.
+    pub(super) left_out: Option<String>,
     /// The row's key, for the person who must act on it.
     pub(super) key: String,
 }
@@ -33,13 +36,16 @@ pub(super) struct Messages<'c> {
     templates: &'c [Template],
     headers: Arc<[(&'static str, String)]>,
     id_prefix: String,
+    size_bytes_max: usize,
 }
 
 impl<'c> Messages<'c> {
+    /// Messages of at most so many bytes, as far as their keys allow.
     pub(super) fn new(
         context: &'c SinkContext,
         templates: &'c [Template],
         commit: &'c Commit,
+        size_bytes_max: usize,
     ) -> Self {
         let rows = commit.changes.iter().enumerate().flat_map(|(input, changes)| {
             let Changes { upserts, deletes } = changes;
@@ -55,6 +61,7 @@ impl<'c> Messages<'c> {
             templates,
             headers: headers(record).into(),
             id_prefix: format!("{}.{}.{place:016x}", context.pipeline, context.sink),
+            size_bytes_max,
         }
     }
 
@@ -86,12 +93,12 @@ impl<'c> Messages<'c> {
 
     fn message(&self, index: usize, op: &str, row: &Row) -> Option<Outgoing> {
         let (input, template) = (self.inputs.get(index)?, self.templates.get(index)?);
-        let mut payload = String::with_capacity(256);
-        payload.push_str("{\"op\":\"");
-        payload.push_str(op);
-        payload.push_str("\",");
-        write_row(&input.schema, row, &mut payload);
-        payload.push('}');
+        let mut payload = write_payload(&input.schema, op, row);
+        let mut left_out = None;
+        if payload.len() > self.size_bytes_max {
+            let shorter = fit(&input.schema, op, row, self.size_bytes_max);
+            (payload, left_out) = (shorter.0, Some(shorter.1));
+        }
         let key: Vec<String> = row.key(&input.schema.key).map(|value| value.to_plain()).collect();
         let key = key.join("|");
         let subject = template.subject(row);
@@ -102,9 +109,48 @@ impl<'c> Messages<'c> {
             payload: payload.into(),
             id: format!("{}.{id:016x}", self.id_prefix),
             traceparent: traceparent(row, &input.schema).map(str::to_owned),
+            left_out,
             key,
         })
     }
+}
+
+fn write_payload(schema: &Schema, op: &str, row: &Row) -> String {
+    let mut payload = String::with_capacity(256);
+    payload.push_str("{\"op\":\"");
+    payload.push_str(op);
+    payload.push_str("\",");
+    write_row(schema, row, &mut payload);
+    payload.push('}');
+    payload
+}
+
+/// A row without its longest texts, as NULL, so that it fits; and the names of their columns. A
+/// message of its source may be as large as a message can be, and must not stop the pipeline.
+fn fit(schema: &Schema, op: &str, row: &Row, size_bytes_max: usize) -> (String, String) {
+    let mut values = row.values().to_vec();
+    let mut sizes: Vec<(usize, usize)> = values
+        .iter()
+        .enumerate()
+        .filter_map(|(column, value)| match value {
+            Value::Text(text) | Value::Json(text) => Some((text.len(), column)),
+            _ => None,
+        })
+        .filter(|(_, column)| !schema.key.contains(column))
+        .collect();
+    sizes.sort_unstable();
+    let mut names = Vec::new();
+    let mut payload = write_payload(schema, op, row);
+    while payload.len() > size_bytes_max
+        && let Some((_, column)) = sizes.pop()
+    {
+        values[column] = Value::Null;
+        // A trace goes on behind the columns.
+        names.extend(schema.columns.get(column).map(|column| column.name.as_str()));
+        payload = write_payload(schema, op, &values.iter().cloned().collect());
+    }
+    // They become a header, of one line.
+    (payload, names.join(",").replace(['\r', '\n'], " "))
 }
 
 /// A hash of where in its inputs a commit stands. Epochs are of a generation alone, and positions
@@ -130,4 +176,36 @@ fn headers(record: &EpochRecord) -> Vec<(&'static str, String)> {
         micros => headers.push(("Waterwheel-Watermark", format_timestamp(micros))),
     }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waterwheel_config::schema::{Column, Finality};
+    use waterwheel_config::value::ColumnType;
+
+    #[test]
+    fn what_does_not_fit_is_left_out_the_longest_first() {
+        let column = |name| Column::new(name, ColumnType::Text);
+        let schema = Schema {
+            columns: ["key", "short", "long", "longer"].map(column).to_vec(),
+            key: vec![0],
+            finality: Finality::Immediate,
+            append_only: true,
+            time: None,
+        };
+        let texts = [(90, "k"), (20, "s"), (50, "l"), (80, "m")];
+        let row: Row = texts.iter().map(|(size, text)| Value::text(&text.repeat(*size))).collect();
+        for (size_bytes_max, left_out, is_fitting) in
+            [(250, "longer", true), (200, "longer,long", true), (60, "longer,long,short", false)]
+        {
+            let (payload, names) = fit(&schema, "upsert", &row, size_bytes_max);
+            assert_eq!(names, left_out, "{payload}");
+            assert_eq!(payload.len() <= size_bytes_max, is_fitting, "{payload}");
+            let written: serde_json::Value = serde_json::from_str(&payload).unwrap();
+            assert_eq!(written["key"], "k".repeat(90));
+            let nulls = left_out.split(',').all(|name| written[name].is_null());
+            assert!(nulls && written.as_object().unwrap().len() == 5, "{payload}");
+        }
+    }
 }

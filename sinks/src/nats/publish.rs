@@ -233,10 +233,8 @@ impl Outlet {
         }
         let sent = stream::iter(rows.into_iter().map(|row| {
             let mut headers = headers.clone();
-            headers.insert("Nats-Msg-Id", row.id);
-            if let Some(trace) = row.traceparent {
-                headers.insert(TRACEPARENT, trace);
-            }
+            headers.insert("Nats-Msg-Id", row.id.as_str());
+            add_headers(&mut headers, &row);
             self.request(row.subject, headers, row.payload)
         }));
         // All of them are in before the progress says so.
@@ -265,9 +263,7 @@ impl Outlet {
         failpoint::reach("nats.sink.batch.begun");
         for (index, row) in rows.into_iter().enumerate() {
             let mut headers = numbered(headers.clone(), index + 1);
-            if let Some(trace) = row.traceparent {
-                headers.insert(TRACEPARENT, trace);
-            }
+            add_headers(&mut headers, &row);
             if index + 1 == count && failpoint::has_bug("progress-apart") {
                 headers.insert("Nats-Batch-Commit", "1");
                 let ended = self.end_batch(row.subject, headers, row.payload).await;
@@ -387,22 +383,38 @@ impl Outlet {
         }
     }
 
-    /// A message over the limit would close the connection, again and again.
-    fn check_sizes(&self, rows: &[Outgoing]) -> Result<(), Fault> {
+    /// How many bytes the payload of a message may have.
+    pub(super) fn payload_bytes_max(&self) -> usize {
         const HEADERS_BYTES: usize = 512;
         let mut limit = self.connection.client.max_payload();
         if let Some(size) = self.stream.config["max_msg_size"].as_u64() {
             limit = limit.min(usize::try_from(size).unwrap_or(limit));
         }
-        let too_large = rows.iter().find(|row| row.payload.len() + HEADERS_BYTES > limit);
+        limit.saturating_sub(HEADERS_BYTES)
+    }
+
+    /// A message over the limit would close the connection, again and again.
+    fn check_sizes(&self, rows: &[Outgoing]) -> Result<(), Fault> {
+        let limit = self.payload_bytes_max();
+        let too_large = rows.iter().find(|row| row.payload.len() > limit);
         too_large.map_or(Ok(()), |row| {
             let size = row.payload.len();
             Err(Fault::halt(format!(
-                "the row `{}` is a message of {size} bytes, and the limit is {limit} with headers",
+                "the row `{}` is a message of {size} bytes, and the limit is {limit}",
                 row.key
             ))
             .help("raise max_payload of the server and max_msg_size of the stream, or leave columns out"))
         })
+    }
+}
+
+/// What a row carries besides.
+fn add_headers(headers: &mut HeaderMap, row: &Outgoing) {
+    if let Some(trace) = &row.traceparent {
+        headers.insert(TRACEPARENT, trace.as_str());
+    }
+    if let Some(columns) = &row.left_out {
+        headers.insert("Waterwheel-Left-Out", columns.as_str());
     }
 }
 

@@ -20,9 +20,11 @@ use waterwheel_pipeline::contract::nats::api::StreamInfo;
 use waterwheel_pipeline::contract::position::Position;
 use waterwheel_pipeline::contract::source::Next;
 
+use super::Settings;
+use super::careful::{Careful, Found, Scene};
 use super::pull::{Heard, Reader};
 use super::retention::{Release, Retention};
-use super::{Settings, stream};
+use super::stream::{self, Anchors};
 
 /// How often the stream is compared with what was read.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
@@ -31,6 +33,9 @@ const CHECK_EVERY: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 pub(super) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Messages that the client does not read and that lie no further apart count as near each other.
+const NEAR: u64 = 100_000;
 
 /// What a check found.
 struct Checked {
@@ -60,6 +65,17 @@ pub(super) struct Run {
     /// Attempts to make a consumer since the last message.
     attempts: u32,
     pull_bytes: u64,
+    /// While messages are read one by one, and what is under way.
+    careful: Option<Careful>,
+    reading: Option<Work<Result<Vec<Found>, Fault>>>,
+    /// True if nothing was found that way since the last consumer was made.
+    is_looked_for: bool,
+    /// How large the window was the last time, and where that ended.
+    careful_before: (u64, u64),
+    /// How many messages the client would not have read.
+    unreadable: u64,
+    /// By what the stream is known again.
+    anchors: Anchors,
     checking: Option<Work<Result<Checked, Fault>>>,
     check_at: Instant,
     /// The last sequence before the first hole in the batch at hand.
@@ -98,6 +114,12 @@ impl Run {
             headers: Vec::new(),
             reviving: None,
             attempts: 0,
+            careful: None,
+            reading: None,
+            is_looked_for: false,
+            careful_before: (0, 0),
+            unreadable: 0,
+            anchors: Anchors::default(),
             checking: None,
             hole_after: None,
             held: None,
@@ -115,6 +137,37 @@ impl Run {
     /// The sequence of the last message handed on, and one up to which nothing more is to come.
     pub(super) fn clear(&self) -> (u64, u64) {
         (self.position.ordinal, self.clear_through)
+    }
+
+    /// With messages that were read before.
+    pub(super) fn known_by(self, anchors: Anchors) -> Self {
+        Self { anchors, ..self }
+    }
+
+    /// By what the stream is known again.
+    pub(super) fn anchors(&self) -> Anchors {
+        self.anchors.clone()
+    }
+
+    /// True while messages are read one by one.
+    pub(super) fn is_careful(&self) -> bool {
+        self.careful.is_some()
+    }
+
+    /// Reads messages one by one first: an earlier process panicked when it had read up to here.
+    pub(super) async fn begin_carefully(&mut self, panicked_at: u64) {
+        if self.ended || matches!(self.release.retention, Retention::WorkQueue(_)) {
+            return;
+        }
+        if let Some(reader) = self.reader.take() {
+            reader.close().await;
+        }
+        tracing::warn!(
+            stream = %self.stream,
+            after = self.taken,
+            "an earlier process panicked: reading message by message until well behind {panicked_at}"
+        );
+        self.careful = Some(Careful::after_panic(panicked_at));
     }
 
     /// Nothing up to the sequence will be asked for again: [`Run::next`] lets go of it.
@@ -147,6 +200,7 @@ impl Run {
             }
             self.revive().await?;
             self.let_go().await?;
+            self.read_carefully().await?;
             self.take_ready().await;
             if self.builder.is_empty() {
                 self.start_due_check();
@@ -201,6 +255,7 @@ impl Run {
         let batch = self.held.take();
         if let Some(end) = batch.as_ref().and_then(RawBatch::end) {
             self.position = end;
+            batch.iter().for_each(|batch| self.anchors.note(batch));
             failpoint::reach("nats.source.batch.read");
         }
         Ok(batch)
@@ -208,31 +263,111 @@ impl Run {
 
     /// Makes a consumer where there is none. Waits for the server as long as it takes.
     async fn revive(&mut self) -> Result<(), Fault> {
-        if self.reader.is_some() {
+        if self.reader.is_some() || self.careful.is_some() {
             return Ok(());
         }
-        let reviving = self.reviving.get_or_insert_with(|| {
-            Box::pin(make_reader(
-                self.connection.clone(),
-                self.settings.clone(),
-                self.release.retention.clone(),
-                self.position.clone(),
-                self.clear_through,
-                self.attempts,
-                self.pull_bytes,
-            ))
-        });
+        if self.is_stuck() {
+            // A consumer would deliver the same message to the same client.
+            let (window, ended_at) = self.careful_before;
+            let window = if self.taken < ended_at + NEAR { window } else { 0 };
+            self.careful = Some(Careful::after_loss(window));
+            self.is_looked_for = true;
+            return Ok(());
+        }
+        if self.reviving.is_none() {
+            let making = make_reader(self.scene(), self.attempts, self.pull_bytes);
+            self.reviving = Some(Box::pin(making));
+        }
+        let Some(reviving) = &mut self.reviving else { return Ok(()) };
         let made = reviving.await;
         self.reviving = None;
         self.attempts = self.attempts.saturating_add(1);
         let mut reader = made?;
         reader.heard_at = Instant::now();
         tracing::info!(stream = %self.stream, after = self.taken, "reading goes on");
+        self.is_looked_for = false;
         self.pending = reader.pending;
         self.ended |= self.bound.is_some() && reader.pending == 0;
         self.reader = Some(reader);
         self.check_at = Instant::now() + CHECK_EVERY;
         Ok(())
+    }
+
+    /// What reading goes on from.
+    fn scene(&self) -> Scene {
+        Scene {
+            connection: self.connection.clone(),
+            settings: self.settings.clone(),
+            retention: self.release.retention.clone(),
+            position: self.position.clone(),
+            anchors: self.anchors.clone(),
+            clear_through: self.clear_through,
+        }
+    }
+
+    /// True if the last consumer that was made brought nothing either.
+    fn is_stuck(&self) -> bool {
+        // A queue gives nothing but to its consumer.
+        let is_queue = matches!(self.release.retention, Retention::WorkQueue(_));
+        self.attempts > 0 && self.reviving.is_none() && !self.is_looked_for && !is_queue
+    }
+
+    /// Reads the next messages one by one, while that is due.
+    async fn read_carefully(&mut self) -> Result<(), Fault> {
+        if self.careful.is_none() {
+            return Ok(());
+        }
+        if self.reading.is_none() {
+            self.reading = Some(Box::pin(self.scene().read(self.taken)));
+        }
+        let Some(reading) = &mut self.reading else { return Ok(()) };
+        let read = reading.await;
+        self.reading = None;
+        let read = read?;
+        let mut is_over = read.is_empty();
+        for found in read {
+            let sequence = found.message.sequence;
+            if self.ended {
+                return Ok(());
+            }
+            if !found.is_readable {
+                self.note_unreadable(sequence);
+            }
+            self.take_found(&found);
+            is_over |= self
+                .careful
+                .as_mut()
+                .is_none_or(|careful| careful.pass(sequence, found.is_readable));
+        }
+        if is_over && let Some(careful) = self.careful.take() {
+            self.careful_before = (careful.window(), self.taken);
+            let unreadable = self.unreadable;
+            tracing::info!(stream = %self.stream, after = self.taken, unreadable, "read message by message");
+        }
+        Ok(())
+    }
+
+    /// Says so once.
+    fn note_unreadable(&mut self, sequence: u64) {
+        self.unreadable += 1;
+        if self.unreadable == 1 {
+            tracing::warn!(
+                stream = %self.stream,
+                sequence,
+                help = "correct whoever publishes it: each such message costs a new connection",
+                "a message breaks the rules of the protocol in its headers or its subject; it and \
+                 those like it are read one by one"
+            );
+        }
+    }
+
+    fn take_found(&mut self, found: &Found) {
+        self.headers.clear();
+        write_headers(&found.headers, &mut self.headers);
+        self.headers.extend_from_slice(&found.raw_headers);
+        let message = &found.message;
+        self.pending = u64::MAX;
+        self.accept(message.sequence, message.time_ns, &found.subject, &message.payload);
     }
 
     /// Takes what has arrived, without waiting for more.
@@ -344,37 +479,41 @@ impl Run {
             }
             Heard::Broken(why) => return self.give_up(&why),
         };
-        let sequence = delivery.stream_sequence;
-        if sequence <= self.taken {
+        self.headers.clear();
+        if let Some(headers) = &message.headers {
+            write_headers(headers, &mut self.headers);
+        }
+        let (sequence, subject) = (delivery.stream_sequence, message.subject.as_bytes());
+        if !self.accept(sequence, delivery.time_ns, subject, &message.payload) {
             return;
+        }
+        self.pending = delivery.pending;
+        if self.bound.is_some() && delivery.pending == 0 {
+            // The rest up to the bound is deleted or of other subjects: the server must say so.
+            self.checking = None;
+            self.check_at = Instant::now();
+        }
+    }
+
+    /// Puts a message whose headers are written into the batch, if it is one more to be read.
+    fn accept(&mut self, sequence: u64, time_ns: i64, subject: &[u8], payload: &[u8]) -> bool {
+        if sequence <= self.taken {
+            return false;
         }
         if self.bound.is_some_and(|bound| sequence > bound) {
             self.ended = true;
-            return;
+            return false;
         }
         if self.settings.subjects.is_empty() && sequence != self.taken + 1 {
             self.hole_after.get_or_insert(self.taken);
             self.checking = None;
         }
-        self.headers.clear();
-        if let Some(headers) = &message.headers {
-            write_headers(headers, &mut self.headers);
-        }
-        let received_at_us = Some(delivery.time_ns.div_euclid(1000));
-        let subject = message.subject.as_bytes();
-        let (headers, payload) = (&self.headers, &message.payload);
-        self.builder.push(sequence, sequence, received_at_us, subject, headers, payload);
+        let received_at_us = Some(time_ns.div_euclid(1000));
+        self.builder.push(sequence, sequence, received_at_us, subject, &self.headers, payload);
         self.taken = sequence;
-        self.pending = delivery.pending;
         self.attempts = 0;
-        if let Some(bound) = self.bound {
-            self.ended |= sequence >= bound;
-            if delivery.pending == 0 {
-                // The rest up to the bound is deleted or of other subjects: the server must say so.
-                self.checking = None;
-                self.check_at = Instant::now();
-            }
-        }
+        self.ended |= self.bound.is_some_and(|bound| sequence >= bound);
+        true
     }
 
     /// Throws the consumer away; the next one begins behind the last message taken.
@@ -423,15 +562,8 @@ fn check(
 }
 
 /// Waits for the server, compares the stream with the position, and makes a consumer behind it.
-async fn make_reader(
-    connection: Connection,
-    settings: Arc<Settings>,
-    retention: Retention,
-    position: Position,
-    clear_through: u64,
-    mut attempts: u32,
-    pull_bytes: u64,
-) -> Result<Reader, Fault> {
+async fn make_reader(scene: Scene, mut attempts: u32, pull_bytes: u64) -> Result<Reader, Fault> {
+    let Scene { connection, settings, retention, position, anchors, clear_through } = scene;
     let stream = &settings.stream;
     loop {
         if attempts > 0 {
@@ -442,7 +574,9 @@ async fn make_reader(
         connection.connected().await?;
         let made = async {
             let (api, after) = (&connection.api, position.ordinal);
-            let info = stream::verify(api, &settings, &retention, &position, clear_through).await?;
+            let info =
+                stream::verify(api, &settings, &retention, &position, &anchors, clear_through)
+                    .await?;
             let reader =
                 Reader::create(&connection, &settings, &retention, after, pull_bytes).await?;
             let (read, first_seq) = (after.max(clear_through), reader.begins_after + 1);

@@ -4,7 +4,10 @@
 //! beyond the end waits for ever, and a restored backup gives old sequences to new messages. So the
 //! stream is compared with the position at every start and after every reconnect.
 
+use std::collections::VecDeque;
+
 use waterwheel_config::value::format_timestamp;
+use waterwheel_pipeline::contract::batch::RawBatch;
 use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::nats::api::{Api, STREAM_NOT_FOUND, StreamInfo};
@@ -39,6 +42,7 @@ pub(super) async fn verify(
     settings: &Settings,
     retention: &Retention,
     position: &Position,
+    anchors: &Anchors,
     clear_through: u64,
 ) -> Result<StreamInfo, Fault> {
     let info = info(api, &position.stream).await?;
@@ -47,9 +51,54 @@ pub(super) async fn verify(
     if let Some(gap) = retention.gap(settings, read, info.first_seq) {
         return Err(gone(&info, gap));
     }
-    check_fingerprint(api, &info, position).await?;
+    check_anchors(api, &info, position, anchors).await?;
     failpoint::reach("nats.source.verified");
     Ok(info)
+}
+
+/// Halts unless the last message that was read and is still there is what it was.
+async fn check_anchors(
+    api: &Api,
+    info: &StreamInfo,
+    position: &Position,
+    anchors: &Anchors,
+) -> Result<(), Fault> {
+    if check_message(api, info, position.ordinal, position.fingerprint).await? {
+        return Ok(());
+    }
+    for (sequence, fingerprint) in anchors.newest_first() {
+        if sequence < position.ordinal && check_message(api, info, sequence, fingerprint).await? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Messages that were read, by which a stream is known again where the last one of them is gone: a
+/// few of the last batches, closer to each other towards the end of each.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Anchors(VecDeque<(u64, u64)>);
+
+/// How many messages are remembered.
+const ANCHORS_MAX: usize = 48;
+
+impl Anchors {
+    /// Remembers messages of a batch that was handed on.
+    pub(super) fn note(&mut self, batch: &RawBatch) {
+        let count = batch.messages.len();
+        let back = std::iter::successors(Some(1), |back| Some(back * 2));
+        let mut places: Vec<usize> = back.map_while(|back| count.checked_sub(back)).collect();
+        places.reverse();
+        for message in places.into_iter().filter_map(|place| batch.messages.get(place)) {
+            let payload = batch.bytes(&message.payload);
+            self.0.push_back((message.ordinal, fingerprint(message.received_at_us, payload)));
+        }
+        self.0.drain(..self.0.len().saturating_sub(ANCHORS_MAX));
+    }
+
+    fn newest_first(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().rev().copied()
+    }
 }
 
 /// Where to go on reading: the position, or behind what is gone since and was accepted as gone, now
@@ -60,10 +109,11 @@ pub(super) async fn resume(
     settings: &Settings,
     retention: &Retention,
     position: &Position,
+    anchors: &Anchors,
     clear_through: u64,
 ) -> Result<Position, Fault> {
     check_identity(info, position)?;
-    check_fingerprint(api, info, position).await?;
+    check_anchors(api, info, position, anchors).await?;
     failpoint::reach("nats.source.verified");
     match retention.gap(settings, position.ordinal.max(clear_through), info.first_seq) {
         None => Ok(position.clone()),
@@ -181,23 +231,33 @@ pub(super) async fn check_seen(api: &Api, position: &Position) -> Result<(), Fau
 }
 
 async fn check_fingerprint(api: &Api, info: &StreamInfo, position: &Position) -> Result<(), Fault> {
+    check_message(api, info, position.ordinal, position.fingerprint).await.map(|_| ())
+}
+
+/// Halts if another message is where one was read; false if none is.
+async fn check_message(
+    api: &Api,
+    info: &StreamInfo,
+    sequence: u64,
+    fingerprint_read: u64,
+) -> Result<bool, Fault> {
     let bug = failpoint::has_bug("anchor-unchecked");
-    if position.fingerprint == 0 || position.ordinal < info.first_seq || bug {
-        return Ok(());
+    if fingerprint_read == 0 || sequence < info.first_seq || bug {
+        return Ok(false);
     }
     let stored = api
-        .message(&info.name, position.ordinal)
+        .message(&info.name, sequence)
         .await
         .map_err(|error| error.fault(&format!("stream {}", info.name)))?;
     // A message that was deleted by itself says nothing about its neighbours.
-    let Some(stored) = stored else { return Ok(()) };
+    let Some(stored) = stored else { return Ok(false) };
     let found = fingerprint(Some(stored.time_ns.div_euclid(1000)), &stored.payload);
-    if found == position.fingerprint {
-        return Ok(());
+    if found == fingerprint_read {
+        return Ok(true);
     }
     Err(Fault::halt(format!(
-        "stream {} was rewritten: message {} is not the one that was read",
-        info.name, position.ordinal
+        "stream {} was rewritten: message {sequence} is not the one that was read",
+        info.name
     ))
     .help(START_OVER))
 }

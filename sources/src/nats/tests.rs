@@ -43,6 +43,7 @@ fn reading(gaps: &str, is_checkpointed: bool) -> Reading {
         source: "events".into(),
         accepted_gaps: self::ranges(gaps),
         is_checkpointed,
+        panicked_at: None,
     }
 }
 

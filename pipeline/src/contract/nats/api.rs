@@ -103,6 +103,8 @@ pub struct StoredMessage {
     pub subject: String,
     /// When the server took it, in nanoseconds since the Unix epoch.
     pub time_ns: i64,
+    /// Its headers as they came, the line of their version first; empty where there are none.
+    pub headers: Vec<u8>,
     /// Its payload.
     pub payload: Vec<u8>,
 }
@@ -215,7 +217,7 @@ impl Api {
         stream: &str,
         sequence: u64,
     ) -> Result<Option<StoredMessage>, ApiError> {
-        self.stored_message(stream, &json!({ "seq": sequence, "next_by_subj": ">" })).await
+        self.message_on_at_or_after(stream, ">", sequence).await
     }
 
     /// The first message on a subject that matches the pattern; `None` where there is none.
@@ -227,7 +229,21 @@ impl Api {
         stream: &str,
         pattern: &str,
     ) -> Result<Option<StoredMessage>, ApiError> {
-        self.stored_message(stream, &json!({ "seq": 1, "next_by_subj": pattern })).await
+        self.message_on_at_or_after(stream, pattern, 1).await
+    }
+
+    /// The first message with a sequence or a higher one, on a subject that matches the pattern;
+    /// `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn message_on_at_or_after(
+        &self,
+        stream: &str,
+        pattern: &str,
+        sequence: u64,
+    ) -> Result<Option<StoredMessage>, ApiError> {
+        self.stored_message(stream, &json!({ "seq": sequence, "next_by_subj": pattern })).await
     }
 
     /// The last message on a subject; `None` where there is none.
@@ -254,12 +270,15 @@ impl Api {
         };
         let unreadable = || ApiError::Unanswered("the message cannot be read".to_owned());
         let message = &answer["message"];
-        let payload = message["data"].as_str().unwrap_or_default();
+        let decode = |name: &str| {
+            STANDARD.decode(message[name].as_str().unwrap_or_default()).map_err(|_| unreadable())
+        };
         Ok(Some(StoredMessage {
             sequence: message["seq"].as_u64().ok_or_else(unreadable)?,
             subject: message["subject"].as_str().unwrap_or_default().to_owned(),
             time_ns: message["time"].as_str().and_then(nanoseconds).ok_or_else(unreadable)?,
-            payload: STANDARD.decode(payload).map_err(|_| unreadable())?,
+            headers: decode("hdrs")?,
+            payload: decode("data")?,
         }))
     }
 

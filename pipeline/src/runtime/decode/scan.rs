@@ -5,6 +5,7 @@
 //! trie, values are skipped without building anything. Recursion ends at [`DEPTH_MAX`].
 
 use waterwheel_config::expr::Number;
+use waterwheel_config::value::canonical_double;
 
 use crate::contract::event::Slot;
 
@@ -86,14 +87,15 @@ pub struct Scanner<'a> {
     offset: u32,
     trie: &'a PathTrie,
     scratch: &'a mut String,
-    /// True once an escape was seen that sinks cannot take: `\u0000` or half a surrogate pair.
-    pub has_hostile_escape: bool,
+    /// True once something was seen that sinks cannot take as written: `\u0000`, half a surrogate
+    /// pair, or a number of more digits than Postgres has room for.
+    pub is_hostile: bool,
 }
 
 impl<'a> Scanner<'a> {
     /// A scanner of a payload that lies at `offset` in the batch's buffer and is valid UTF-8.
     pub fn new(bytes: &'a [u8], offset: u32, trie: &'a PathTrie, scratch: &'a mut String) -> Self {
-        Self { bytes, at: 0, offset, trie, scratch, has_hostile_escape: false }
+        Self { bytes, at: 0, offset, trie, scratch, is_hostile: false }
     }
 
     /// Checks the whole text and fills the slots.
@@ -324,10 +326,10 @@ impl<'a> Scanner<'a> {
                 // A pair is two escapes; here it only matters whether each half has its other.
                 self.at += 6;
                 match unit {
-                    0 | 0xdc00..=0xdfff => self.has_hostile_escape = true,
+                    0 | 0xdc00..=0xdfff => self.is_hostile = true,
                     0xd800..=0xdbff => match low_surrogate(self.bytes, self.at) {
                         Some(_) => self.at += 6,
-                        None => self.has_hostile_escape = true,
+                        None => self.is_hostile = true,
                     },
                     _ => {}
                 }
@@ -365,6 +367,11 @@ impl<'a> Scanner<'a> {
             if self.digits() == 0 {
                 return Err(ScanError::Syntax(start));
             }
+        }
+        // Shorter ones without an exponent have few digits.
+        let length = self.at - start;
+        if (exponent || length > 1_000) && is_beyond_numeric(&self.bytes[start..self.at]) {
+            self.is_hostile = true;
         }
         // Without an exponent only a number of more than 308 digits can leave the range.
         if !wanted && !exponent && digits < 300 {
@@ -449,26 +456,74 @@ fn unescape(inside: &[u8], out: &mut String) {
     }
 }
 
-/// A JSON text in which `\u0000` and halves of surrogate pairs are written `\ufffd`, appended.
+/// A JSON text that every sink can take, appended: `\u0000` and halves of surrogate pairs are
+/// written `\ufffd`, and numbers of too many digits as their doubles are.
 pub fn sanitise(json: &str, out: &mut String) {
     let bytes = json.as_bytes();
     let (mut at, mut copied) = (0, 0);
-    while let Some(found) = memchr::memchr(b'\\', &bytes[at..]) {
+    while let Some(byte) = bytes.get(at) {
+        at = match byte {
+            b'"' => sanitise_string(json, at + 1, &mut copied, out),
+            b'-' | b'0'..=b'9' => {
+                let is_part =
+                    |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+                let length = bytes[at..].iter().take_while(|byte| is_part(byte)).count();
+                let number = &json[at..at + length];
+                if is_beyond_numeric(number.as_bytes()) {
+                    out.push_str(&json[copied..at]);
+                    out.push_str(&canonical_double(number.parse().unwrap_or_default()));
+                    copied = at + length;
+                }
+                at + length
+            }
+            _ => at + 1,
+        }
+    }
+    out.push_str(&json[copied..]);
+}
+
+/// Passes a string whose inside begins at `at`; what follows it. The text is appended up to
+/// `copied`.
+fn sanitise_string(json: &str, mut at: usize, copied: &mut usize, out: &mut String) -> usize {
+    let bytes = json.as_bytes();
+    while let Some(found) = memchr::memchr2(b'\\', b'"', &bytes[at..]) {
         at += found;
+        if bytes[at] == b'"' {
+            return at + 1;
+        }
         if bytes.get(at + 1) != Some(&b'u') {
-            at += 2;
+            at = bytes.len().min(at + 2);
             continue;
         }
         let unit = hex4(bytes, at + 2).unwrap_or(0);
         let pair = (0xd800..=0xdbff).contains(&unit) && low_surrogate(bytes, at + 6).is_some();
         if unit == 0 || ((0xd800..=0xdfff).contains(&unit) && !pair) {
-            out.push_str(&json[copied..at]);
+            out.push_str(&json[*copied..at]);
             out.push_str("\\ufffd");
-            copied = at + 6;
+            *copied = at + 6;
         }
         at += if pair { 12 } else { 6 };
     }
-    out.push_str(&json[copied..]);
+    bytes.len()
+}
+
+/// How many digits behind the point the `numeric` of Postgres has room for, which holds the numbers
+/// of its `jsonb`.
+const NUMERIC_SCALE_MAX: i64 = 16_383;
+
+/// True for a number that the `numeric` of Postgres may refuse for how it is written: what counts
+/// there are the digits, those of zero too.
+fn is_beyond_numeric(number: &[u8]) -> bool {
+    let exponent_at = number.iter().position(|byte| matches!(byte, b'e' | b'E'));
+    let (digits, exponent) = number.split_at(exponent_at.unwrap_or(number.len()));
+    let point = digits.iter().position(|byte| *byte == b'.');
+    let scale = point.map_or(0, |point| digits.len() - point - 1) as i64;
+    let size = exponent
+        .iter()
+        .filter(|byte| byte.is_ascii_digit())
+        .fold(0_i64, |size, digit| (size * 10 + i64::from(digit - b'0')).min(1 << 40));
+    let size_below = if exponent.get(1) == Some(&b'-') { size } else { -size };
+    scale.max(size).max(scale + size_below) > NUMERIC_SCALE_MAX
 }
 
 fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
@@ -585,6 +640,43 @@ mod tests {
         let mut out = String::new();
         sanitise(r#"{"a":"\u0000\\u0000\ud800x\ud83d\ude00\udc00"}"#, &mut out);
         assert_eq!(out, r#"{"a":"\ufffd\\u0000\ufffdx\ud83d\ude00\ufffd"}"#);
+    }
+
+    #[test]
+    fn numbers_of_too_many_digits_are_written_anew() {
+        let nines = |count: usize| "9".repeat(count);
+        for (number, written) in [
+            ("1e-16384".to_owned(), "0"),
+            ("-2.5E-16383".to_owned(), "0"),
+            ("0e-99999".to_owned(), "0"),
+            ("0.0e-99999999999999999999".to_owned(), "0"),
+            ("0e99999999999999999999".to_owned(), "0"),
+            (format!("1.{}", nines(16_384)), "2"),
+            (format!("0.{}1", "0".repeat(20_000)), "0"),
+            (format!("25{}e-131073", "0".repeat(131_073)), "25"),
+        ] {
+            let text =
+                format!(r#"{{"a":[{number},1.5e2],"{number}\u0000":"{number}","b":{number}}}"#);
+            let (trie, mut scratch, mut out) = (PathTrie::default(), String::new(), String::new());
+            let mut scanner = Scanner::new(text.as_bytes(), 0, &trie, &mut scratch);
+            scanner.scan(&mut []).unwrap();
+            assert!(scanner.is_hostile, "{number:.40}");
+            sanitise(&text, &mut out);
+            let expected =
+                format!(r#"{{"a":[{written},1.5e2],"{number}\ufffd":"{number}","b":{written}}}"#);
+            assert!(out == expected, "{number:.40}: {out:.200}");
+        }
+        let fine = [
+            "1e-16383".to_owned(),
+            format!("1.{}", nines(16_383)),
+            nines(308),
+            format!("{}e-400", nines(400)),
+            format!("1e{}0", "0".repeat(1_000)),
+            format!("0.{}1e16000", "0".repeat(16_000)),
+        ];
+        for number in fine {
+            assert!(!is_beyond_numeric(number.as_bytes()), "{number:.40}");
+        }
     }
 
     fn json() -> impl Strategy<Value = serde_json::Value> {

@@ -25,7 +25,7 @@ use crate::support::trading::PIPELINE;
 use crate::support::waterwheel::{Deployment, Ending, Waterwheel};
 
 /// Runs the deployments with checkpoints.
-const CHECKPOINTS: bool = false;
+const CHECKPOINTS: bool = true;
 
 const CHECKPOINT: &str = r#"checkpoint = { path = "${STATE}", every = "100ms", keep = 3 }"#;
 

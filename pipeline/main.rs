@@ -38,6 +38,10 @@ enum Command {
     Run {
         /// The deployment's TOML file.
         file: PathBuf,
+        /// Empties the sinks whose rows a changed deployment computes otherwise, and fills them
+        /// again from where the pipeline began. Without it such a change halts, with a list.
+        #[arg(long)]
+        rebuild: bool,
     },
     /// Prints every finding, and exits 1 if there is an error.
     Check {
@@ -81,7 +85,7 @@ fn main() -> ExitCode {
     abort_on_panic();
     let arguments = Arguments::parse();
     match arguments.command {
-        Command::Run { file } => cli::run::run_file(&file),
+        Command::Run { file, rebuild } => cli::run::run_file(&file, rebuild),
         Command::Check { file, connect } => cli::check::check(&file, connect),
         Command::Explain { file, format } => match cli::deployment::load(&file) {
             Ok(deployment) => {

@@ -40,6 +40,7 @@ use self::combine::{Combiner, Partial};
 use self::windows::OpenWindows;
 use crate::accumulator::{Accumulator, AccumulatorKind};
 use crate::key::KeyPlan;
+use crate::meaning::Meaning;
 use crate::measure::{Feed, Reading, compile_measure};
 use waterwheel_pipeline::contract::fold::{Update, every_epoch, every_epoch_kept};
 use waterwheel_pipeline::contract::state::route;
@@ -280,6 +281,8 @@ fn levels(section: &Section<'_>, zone: Tz) -> Option<(Vec<Level>, Vec<Period>)> 
         let span = section.key_span("windows");
         section.findings().error_help(span, "`windows` names no window", help);
     }
+    // Their order means nothing, and the state goes by it.
+    written.sort_by_cached_key(|(label, period)| (period.longest_us(), label.clone()));
     let panes = panes(&written)?;
     let levels = written
         .into_iter()
@@ -571,15 +574,24 @@ fn state_bound(levels: &[Level]) -> String {
     format!("the groups of the open windows ({})", names.join(", "))
 }
 
-/// The settings that change the meaning of the rows, in the order in which they are written here.
+/// The settings that change the meaning of the rows.
 fn meaning(section: &Section<'_>, zone: Tz) -> String {
-    let mut meaning = format!("timezone {zone}\n");
-    for key in ["time", "where", "by", "windows", "measures"] {
-        if let Some(node) = section.node(key) {
-            meaning.push_str(&format!("{key} {}\n", section.written(node)));
-        }
+    let mut meaning = Meaning::default();
+    let time = section.text("time");
+    meaning.add("time", time.map_or_else(|| "timestamp".to_owned(), |time| time.value));
+    if let Some(condition) = section.text("where") {
+        meaning.expression("where", &condition.value);
     }
-    meaning
+    for column in by_columns(section) {
+        meaning.expression(&format!("by {}", column.alias), &column.text.value);
+    }
+    let mut windows = section.texts("windows").unwrap_or_default();
+    windows.sort_by(|one, other| one.value.cmp(&other.value));
+    windows.iter().for_each(|window| meaning.period("window", &window.value));
+    for (name, text) in measure_texts(section) {
+        meaning.expression(&format!("measure {name}"), &text.value);
+    }
+    meaning.finish(zone)
 }
 
 /// Empty accumulators of a plan.

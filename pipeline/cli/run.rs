@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use waterwheel_pipeline::contract::fault::{Fault, Remedy};
 use waterwheel_pipeline::graph::Deployment;
 use waterwheel_pipeline::runtime::gauges::Gauges;
-use waterwheel_pipeline::runtime::pipeline::{self, Outcome};
+use waterwheel_pipeline::runtime::pipeline::{self, OnChange, Outcome};
 
 use super::{deployment, status};
 use crate::{EXIT_FAULT, EXIT_HALTED};
@@ -20,9 +20,10 @@ use crate::{EXIT_FAULT, EXIT_HALTED};
 const DEMO: &str = include_str!("demo.toml");
 
 /// Runs a deployment file.
-pub(crate) fn run_file(file: &Path) -> ExitCode {
+pub(crate) fn run_file(file: &Path, rebuild: bool) -> ExitCode {
+    let on_change = if rebuild { OnChange::Rebuild } else { OnChange::Halt };
     match deployment::load(file) {
-        Ok(deployment) => run(deployment),
+        Ok(deployment) => run(deployment, on_change),
         Err(code) => code,
     }
 }
@@ -32,7 +33,7 @@ pub(crate) fn demo(directory: &Path) -> ExitCode {
     let lake = directory.join("lake");
     let path = lake.display().to_string().replace('\\', "/").replace('"', "");
     let code = match deployment::plan("demo.toml", &DEMO.replace("{lake}", &path)) {
-        Ok(deployment) => run(deployment),
+        Ok(deployment) => run(deployment, OnChange::Halt),
         Err(code) => code,
     };
     eprintln!(
@@ -42,7 +43,7 @@ pub(crate) fn demo(directory: &Path) -> ExitCode {
     code
 }
 
-fn run(deployment: Deployment) -> ExitCode {
+fn run(deployment: Deployment, on_change: OnChange) -> ExitCode {
     status::start_logging();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -53,13 +54,13 @@ fn run(deployment: Deployment) -> ExitCode {
             return ExitCode::from(EXIT_FAULT);
         }
     };
-    let code = runtime.block_on(run_until_stopped(Arc::new(deployment)));
+    let code = runtime.block_on(run_until_stopped(Arc::new(deployment), on_change));
     // A read of stdin cannot be cancelled and must not keep the process.
     runtime.shutdown_background();
     code
 }
 
-async fn run_until_stopped(deployment: Arc<Deployment>) -> ExitCode {
+async fn run_until_stopped(deployment: Arc<Deployment>, on_change: OnChange) -> ExitCode {
     let started = Instant::now();
     let gauges = Arc::new(Gauges::default());
     let drain = CancellationToken::new();
@@ -72,7 +73,7 @@ async fn run_until_stopped(deployment: Arc<Deployment>) -> ExitCode {
         "starting"
     );
     let result = tokio::select! {
-        result = pipeline::run(deployment.clone(), gauges.clone(), drain.clone()) => result,
+        result = pipeline::run(deployment.clone(), gauges.clone(), drain.clone(), on_change) => result,
         () = forever(status::show(gauges.clone())) => Ok(Outcome::Drained),
         () = forever(drain_on_signal(drain.clone())) => Ok(Outcome::Drained),
     };

@@ -130,9 +130,10 @@ impl Coordinator {
         let first = Start::first_epoch(&start.recorded, start.recovered.as_ref());
         let resumed = start.recovered.as_ref().map(|recovered| recovered.record.positions.clone());
         let resumed = resumed.unwrap_or_default();
-        // What the checkpoint holds as well needs no cut.
+        // What the checkpoint holds as well needs no cut, and what holds nothing neither.
+        let begun = if start.recovered.is_some() { &resumed } else { &start.origin };
         let ahead = start.recorded.iter().flatten().map(|progress| &progress.record.positions);
-        let cuts = Cuts::new(ahead.filter(|ahead| !is_at_or_before(ahead, &resumed)).cloned());
+        let cuts = Cuts::new(ahead.filter(|ahead| !is_at_or_before(ahead, begun)).cloned());
         let largest_us = start.recovered.map(|recovered| recovered.largest_us).unwrap_or_default();
         let sources = start
             .deployment
@@ -191,6 +192,8 @@ impl Coordinator {
 
     /// Runs until the end, until told to drain, or until a fault.
     pub(super) async fn run(&mut self, drain: &CancellationToken) -> Result<Stopped, Fault> {
+        // A cut where reading begins is there already: nothing would be read to reach it.
+        self.feed()?;
         loop {
             self.advance()?;
             if let Some(stopped) = self.stopping

@@ -11,6 +11,7 @@
 //! one starts from what the sinks have made durable.
 
 mod actor;
+mod changes;
 mod checkpoint;
 mod coordinator;
 mod cuts;

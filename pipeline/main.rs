@@ -43,6 +43,10 @@ enum Command {
         /// that in every sink. It must name exactly what a halt says is missing.
         #[arg(long = "accept-gap", value_name = "[SOURCE:]FROM..TO")]
         accept_gaps: Vec<cli::run::AcceptedGap>,
+        /// Empties the sinks whose rows a changed deployment computes otherwise, and fills them
+        /// again from where the pipeline began. Without it such a change halts, with a list.
+        #[arg(long)]
+        rebuild: bool,
     },
     /// Prints every finding, and exits 1 if there is an error.
     Check {
@@ -88,7 +92,9 @@ fn main() -> ExitCode {
     abort_on_panic();
     let arguments = Arguments::parse();
     match arguments.command {
-        Command::Run { file, accept_gaps } => cli::run::run_file(&file, &accept_gaps),
+        Command::Run { file, accept_gaps, rebuild } => {
+            cli::run::run_file(&file, &accept_gaps, rebuild)
+        }
         Command::Check { file, connect } => cli::check::check(&file, connect),
         Command::Explain { file, format } => match cli::deployment::load(&file) {
             Ok(deployment) => {

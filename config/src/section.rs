@@ -71,27 +71,6 @@ impl<'d> Section<'d> {
         copy
     }
 
-    /// A value as written, without places and with the environment's variables put in: two values
-    /// that mean the same read the same.
-    pub fn written(&self, node: &Node) -> String {
-        match &node.kind {
-            NodeKind::Text(text) => {
-                format!("{:?}", self.document.expand(text, &node.span).as_ref().unwrap_or(text))
-            }
-            NodeKind::Table(entries) => {
-                let entries = entries
-                    .iter()
-                    .map(|(key, node)| format!("{}={}", key.name, self.written(node)));
-                format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
-            }
-            NodeKind::Array(items) => {
-                let items = items.iter().map(|item| self.written(item));
-                format!("[{}]", items.collect::<Vec<_>>().join(", "))
-            }
-            other => format!("{other:?}"),
-        }
-    }
-
     /// Where findings go.
     pub fn findings(&self) -> &'d Findings {
         &self.document.findings

@@ -91,6 +91,11 @@ struct InputPrograms {
 struct Funnel(Arc<Plan>);
 
 impl Operator for Funnel {
+    fn inputs_differ(&self) -> bool {
+        // Of rows at one time, those of the first input come first; events go by their source.
+        self.0.inputs.iter().filter(|input| input.time_slot.is_some()).count() > 1
+    }
+
     fn render<'s>(
         &self,
         scope: Scope<'s, Epoch>,

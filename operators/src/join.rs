@@ -81,6 +81,10 @@ enum Side {
 struct Join(Arc<Plan>);
 
 impl Operator for Join {
+    fn inputs_differ(&self) -> bool {
+        true
+    }
+
     fn render<'s>(
         &self,
         scope: Scope<'s, Epoch>,

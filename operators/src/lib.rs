@@ -8,6 +8,7 @@ mod accumulator;
 mod exact_sum;
 mod expiring;
 mod key;
+mod meaning;
 mod measure;
 mod settings;
 mod sketch;

@@ -139,11 +139,3 @@ pub(crate) fn refuse_later_choices(
         section.findings().error_help(choice.span, message, help);
     }
 }
-
-/// The settings that change the meaning of the rows, a line each, in the order of `keys`.
-pub(crate) fn meaning(section: &Section<'_>, keys: &[&str]) -> String {
-    keys.iter()
-        .filter_map(|key| Some(format!("{key} {}", section.written(section.node(key)?))))
-        .collect::<Vec<_>>()
-        .join("\n")
-}

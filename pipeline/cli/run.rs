@@ -13,7 +13,7 @@ use waterwheel_pipeline::contract::fault::{Fault, Remedy};
 use waterwheel_pipeline::contract::position::Gap;
 use waterwheel_pipeline::graph::Deployment;
 use waterwheel_pipeline::runtime::gauges::Gauges;
-use waterwheel_pipeline::runtime::pipeline::{self, Outcome};
+use waterwheel_pipeline::runtime::pipeline::{self, OnChange, Outcome};
 
 use super::{deployment, status};
 use crate::{EXIT_FAULT, EXIT_HALTED, EXIT_USAGE};
@@ -41,7 +41,7 @@ impl FromStr for AcceptedGap {
 }
 
 /// Runs a deployment file.
-pub(crate) fn run_file(file: &Path, accepted: &[AcceptedGap]) -> ExitCode {
+pub(crate) fn run_file(file: &Path, accepted: &[AcceptedGap], rebuild: bool) -> ExitCode {
     let mut deployment = match deployment::load(file) {
         Ok(deployment) => deployment,
         Err(code) => return code,
@@ -52,7 +52,7 @@ pub(crate) fn run_file(file: &Path, accepted: &[AcceptedGap]) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     }
-    run(deployment)
+    run(deployment, if rebuild { OnChange::Rebuild } else { OnChange::Halt })
 }
 
 /// Runs the demo.
@@ -60,7 +60,7 @@ pub(crate) fn demo(directory: &Path) -> ExitCode {
     let lake = directory.join("lake");
     let path = lake.display().to_string().replace('\\', "/").replace('"', "");
     let code = match deployment::plan("demo.toml", &DEMO.replace("{lake}", &path)) {
-        Ok(deployment) => run(deployment),
+        Ok(deployment) => run(deployment, OnChange::Halt),
         Err(code) => code,
     };
     eprintln!(
@@ -70,7 +70,7 @@ pub(crate) fn demo(directory: &Path) -> ExitCode {
     code
 }
 
-fn run(deployment: Deployment) -> ExitCode {
+fn run(deployment: Deployment, on_change: OnChange) -> ExitCode {
     status::start_logging();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -81,13 +81,13 @@ fn run(deployment: Deployment) -> ExitCode {
             return ExitCode::from(EXIT_FAULT);
         }
     };
-    let code = runtime.block_on(run_until_stopped(Arc::new(deployment)));
+    let code = runtime.block_on(run_until_stopped(Arc::new(deployment), on_change));
     // A read of stdin cannot be cancelled and must not keep the process.
     runtime.shutdown_background();
     code
 }
 
-async fn run_until_stopped(deployment: Arc<Deployment>) -> ExitCode {
+async fn run_until_stopped(deployment: Arc<Deployment>, on_change: OnChange) -> ExitCode {
     let started = Instant::now();
     let gauges = Arc::new(Gauges::default());
     let drain = CancellationToken::new();
@@ -100,7 +100,7 @@ async fn run_until_stopped(deployment: Arc<Deployment>) -> ExitCode {
         "starting"
     );
     let result = tokio::select! {
-        result = pipeline::run(deployment.clone(), gauges.clone(), drain.clone()) => result,
+        result = pipeline::run(deployment.clone(), gauges.clone(), drain.clone(), on_change) => result,
         () = forever(status::show(gauges.clone())) => Ok(Outcome::Drained),
         () = forever(drain_on_signal(drain.clone())) => Ok(Outcome::Drained),
     };

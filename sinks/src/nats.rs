@@ -125,8 +125,8 @@ impl SinkSpec for Spec {
         format!("subjects {} at {}", subjects.join(", "), self.0.connection.describe())
     }
 
-    fn placement(&self) -> String {
-        format!("{:?}", self.0.templates)
+    fn placement(&self, input: usize) -> String {
+        format!("{:?}", self.0.templates.get(input))
     }
 
     fn resources(&self) -> Vec<String> {
@@ -200,6 +200,22 @@ impl Sink for NatsSink {
                 return Ok(Claim { generation: at_least, progress });
             }
         }
+    }
+
+    fn check_reset(&self) -> Result<(), Fault> {
+        let progress = progress_subject(&self.settings.context);
+        let subjects = self.settings.templates.iter().map(Template::pattern);
+        let purges: Vec<String> = subjects
+            .chain([progress.as_str()])
+            .map(|subject| format!("nats stream purge STREAM --subject='{subject}'"))
+            .collect();
+        Err(Fault::halt("the messages in a stream that is not waterwheel's are not removed").help(
+            format!(
+                "purge them and the progress ({}), or choose another `subject` and purge the \
+                 progress; then run again",
+                purges.join("; ")
+            ),
+        ))
     }
 
     async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {

@@ -41,8 +41,11 @@ mod tests;
 mod writer;
 
 use columns::Operation;
-use files::{ensure_directory, fault, find_prefixed, names, nonce, remove, rename, sync_directory};
-use manifest::{DataFile, Log, generation_of};
+use files::{
+    ensure_directory, fault, find_prefixed, names, nonce, remove, remove_files, rename,
+    sync_directory,
+};
+use manifest::{DataFile, Log, generation_of, number_of};
 use settings::{Plan, make_plan};
 use writer::{Files, Input, Naming};
 
@@ -91,6 +94,11 @@ impl SinkSpec for Spec {
         format!("Parquet files in `{path}`{by}, a new one every {every} or {rows} rows")
     }
 
+    fn placement(&self, _input: usize) -> String {
+        // Changes carry two columns more.
+        format!("{:?}", self.0.emit)
+    }
+
     fn resources(&self) -> Vec<String> {
         // `lake` and `./lake` are one directory, and are shown as the shorter of them.
         let path = std::path::absolute(&self.0.path).unwrap_or_else(|_| self.0.path.clone());
@@ -137,6 +145,7 @@ impl ParquetSink {
         }
         let progress = log.claim(generation)?;
         failpoint::reach("parquet.claimed");
+        plan.finish_reset(&log)?;
         plan.settle(&log, generation)?;
         let files = plan.files(&log, generation);
         let durable = progress.clone();
@@ -168,6 +177,14 @@ impl ParquetSink {
 impl Sink for ParquetSink {
     async fn open(&mut self, at_least: Generation) -> Result<Claim, ClaimError> {
         blocking(|| self.claim(at_least))
+    }
+
+    fn check_reset(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn reset(&mut self, begin: &Progress) -> Result<(), Fault> {
+        self.step(|plan, owned, _| owned.reset(plan, begin)).map(|_| ())
     }
 
     async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {
@@ -258,6 +275,18 @@ impl Owned {
         Ok(())
     }
 
+    /// Empties the sink: by an entry of the log first, so that whatever comes in between, its files
+    /// are removed before any other becomes visible.
+    fn reset(&mut self, plan: &Plan, begin: &Progress) -> Result<(), Fault> {
+        self.log.reset(begin.clone())?;
+        self.durable = Some(begin.clone());
+        self.waiting = None;
+        plan.finish_reset(&self.log)?;
+        plan.tell_what_stays()?;
+        self.files = plan.files(&self.log, self.generation);
+        Ok(())
+    }
+
     /// Everything that can fail before a commit, so that little is left to fail after it.
     fn prepare(&mut self, plan: &Plan) -> Result<Vec<DataFile>, Fault> {
         let files = self.files.finish_all()?;
@@ -321,13 +350,46 @@ impl Plan {
     /// Refuses to begin anew beside files of this sink: their rows would be there twice.
     fn refuse_orphans(&self) -> Result<(), Fault> {
         for input in self.inputs.iter() {
-            let prefix = format!("part-{}-", self.label);
-            if let Some(file) = find_prefixed(&self.path.join(&input.name), &prefix)? {
+            if let Some(file) = find_prefixed(&self.path.join(&input.name), &self.prefix())? {
                 let (file, log) = (file.display(), self.log());
                 let message =
                     format!("the manifest log `{}` is empty, but not the lake", log.display());
                 return Err(Fault::halt(format!("{message}: there is `{file}`"))
                     .help("restore the log from a backup, or move the files away to begin anew"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the names of this sink's files begin with.
+    fn prefix(&self) -> String {
+        format!("part-{}-", self.label)
+    }
+
+    /// Removes the files of the time before the sink was emptied.
+    fn finish_reset(&self, log: &Log) -> Result<(), Fault> {
+        let Some(emptied) = log.emptied() else { return Ok(()) };
+        let prefix = self.prefix();
+        let is_old = |name: &str| {
+            name.starts_with(&prefix) && number_of(name).is_some_and(|number| number < emptied)
+        };
+        for input in self.inputs.iter() {
+            remove_files(&self.path.join(&input.name), is_old)?;
+        }
+        Ok(())
+    }
+
+    /// Says which directories keep rows of inputs that are no longer named.
+    fn tell_what_stays(&self) -> Result<(), Fault> {
+        let is_input = |name: &String| self.inputs.iter().any(|input| input.name == *name);
+        let others = names(&self.path)?.into_iter().filter(|name| !is_input(name));
+        for name in others.filter(|name| name != OWN_DIRECTORY) {
+            let directory = self.path.join(&name);
+            if find_prefixed(&directory, &self.prefix())?.is_some() {
+                tracing::warn!(
+                    "`{}` is no longer written: it keeps its files; remove them if nobody reads them",
+                    directory.display()
+                );
             }
         }
         Ok(())

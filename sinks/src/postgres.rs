@@ -29,6 +29,7 @@ mod arrays;
 mod connect;
 mod fault;
 mod progress;
+mod reset;
 mod tables;
 #[cfg(test)]
 mod test_server;
@@ -47,6 +48,7 @@ use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::sink::{
     Claim, ClaimError, Commit, Emit, InputRole, Sink, SinkContext, SinkKind, SinkSpec,
+    is_same_meaning,
 };
 
 use connect::{Address, Connection};
@@ -174,9 +176,8 @@ impl SinkSpec for Spec {
         format!("{noun} {} in postgres at {}", tables.join(", "), self.0.address.shown)
     }
 
-    fn placement(&self) -> String {
-        let tables: Vec<String> = self.0.tables.iter().map(|table| table.name.plain()).collect();
-        tables.join(", ")
+    fn placement(&self, input: usize) -> String {
+        self.0.tables.get(input).map(Table::placement).unwrap_or_default()
     }
 
     fn resources(&self) -> Vec<String> {
@@ -201,11 +202,13 @@ struct PostgresSink {
     generation: Option<i64>,
     session: Option<Session>,
     durable: Option<Progress>,
+    /// What the rows mean now, where that was said.
+    expected: Option<String>,
 }
 
 impl PostgresSink {
     fn new(settings: Arc<Settings>) -> Self {
-        Self { settings, generation: None, session: None, durable: None }
+        Self { settings, generation: None, session: None, durable: None, expected: None }
     }
 
     async fn connect(&self) -> Result<Connection, Fault> {
@@ -255,6 +258,10 @@ impl PostgresSink {
 
 #[async_trait]
 impl Sink for PostgresSink {
+    fn expect(&mut self, fingerprint: &str) {
+        self.expected = Some(fingerprint.to_owned());
+    }
+
     async fn open(&mut self, at_least: Generation) -> Result<Claim, ClaimError> {
         self.session = None;
         let wanted = progress::stored(at_least)?;
@@ -264,8 +271,34 @@ impl Sink for PostgresSink {
         let claimed = progress::claim(&connection.client, owner, wanted, false).await?;
         let claimed = claimed.map_err(ClaimError::Stale)?;
         failpoint::reach("postgres.claimed");
+        let is_other = |expected: &String| {
+            let recorded = claimed.progress.as_ref().map(|progress| &progress.fingerprint);
+            recorded.is_some_and(|recorded| !is_same_meaning(expected, recorded))
+        };
+        if self.expected.as_ref().is_some_and(is_other) {
+            self.generation = Some(claimed.lease.generation);
+            connection.close().await;
+            return Ok(Claim { generation: at_least, progress: claimed.progress });
+        }
         self.begin_session(connection, &claimed).await?;
         Ok(Claim { generation: at_least, progress: claimed.progress })
+    }
+
+    fn check_reset(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn reset(&mut self, begin: &Progress) -> Result<(), Fault> {
+        self.session = None;
+        let Some(generation) = self.generation else {
+            return Err(Fault::stop("the sink was never opened"));
+        };
+        let connection = self.connect().await?;
+        let Settings { owner, tables, .. } = &*self.settings;
+        let claimed = progress::claim(&connection.client, owner, generation, true).await?;
+        let claimed = claimed.map_err(|_| progress::fenced(owner))?;
+        let emptied = reset::empty(&connection.client, owner, tables, claimed, begin).await?;
+        self.begin_session(connection, &emptied).await
     }
 
     async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {

@@ -90,6 +90,18 @@ impl SourceSpec for FileSpec {
             Input::Once(name, _) => name.to_string(),
         }
     }
+
+    fn meaning(&self) -> String {
+        String::new()
+    }
+
+    fn has_broker_time(&self) -> bool {
+        false
+    }
+
+    fn may_hold(&self, position: &Position) -> bool {
+        position.created == 0
+    }
 }
 
 /// Where lines come from.

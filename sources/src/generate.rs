@@ -137,6 +137,19 @@ impl SourceSpec for GenerateSpec {
         let count = self.count.map_or_else(String::new, |count| format!("{count} "));
         format!("{count}generated events of {users} users, seed {seed}")
     }
+
+    fn meaning(&self) -> String {
+        format!("{:?}", self.market)
+    }
+
+    fn has_broker_time(&self) -> bool {
+        false
+    }
+
+    fn may_hold(&self, position: &Position) -> bool {
+        let created = Market::new(self.market).identity().cast_signed();
+        position.stream == STREAM && position.created == created
+    }
 }
 
 struct GenerateSource {

@@ -195,6 +195,16 @@ impl SourceSpec for Spec {
     fn describe(&self) -> String {
         format!("stream {} at {}", self.0.stream, self.0.connection.describe())
     }
+
+    fn meaning(&self) -> String {
+        let mut subjects = self.0.subjects.clone();
+        subjects.sort();
+        format!("stream {} subjects {subjects:?}", self.0.stream)
+    }
+
+    fn may_hold(&self, position: &Position) -> bool {
+        position.stream == self.0.stream
+    }
 }
 
 /// The source `nats`.

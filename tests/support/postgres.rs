@@ -68,6 +68,11 @@ impl Postgres {
         self.psql(database, &["--no-align", "--tuples-only", "--field-separator=\t"], sql)
     }
 
+    /// The same in another database of the server.
+    pub(crate) fn query_at(&self, url: &str, sql: &str) -> io::Result<String> {
+        self.psql_at(url, &["--no-align", "--tuples-only", "--field-separator=\t"], sql)
+    }
+
     /// Runs SQL with psql and returns the table that a person would see.
     pub(crate) fn table(&self, sql: &str) -> io::Result<String> {
         self.psql("postgres", &["--pset=footer=off"], sql)
@@ -166,14 +171,12 @@ impl Postgres {
     }
 
     fn psql(&self, database: &str, arguments: &[&str], sql: &str) -> io::Result<String> {
+        self.psql_at(&self.url_of(database), arguments, sql)
+    }
+
+    fn psql_at(&self, url: &str, arguments: &[&str], sql: &str) -> io::Result<String> {
         let output = Command::new(self.programs.join("psql"))
-            .args([
-                "--no-psqlrc",
-                "--quiet",
-                "--set=ON_ERROR_STOP=1",
-                "--dbname",
-                &self.url_of(database),
-            ])
+            .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname", url])
             .args(arguments)
             .args(["--command", sql])
             .env("PGTZ", "UTC")

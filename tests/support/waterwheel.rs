@@ -39,11 +39,21 @@ impl Deployment {
         self.command("run")
     }
 
+    /// Starts `waterwheel run <file> --rebuild`.
+    pub(crate) fn rebuild(&self) -> Waterwheel {
+        self.command_with("run", &["--rebuild"])
+    }
+
     /// Starts `waterwheel <command> <file>`.
     pub(crate) fn command(&self, command: &str) -> Waterwheel {
+        self.command_with(command, &[])
+    }
+
+    fn command_with(&self, command: &str, options: &[&str]) -> Waterwheel {
         let mut child = Command::new(env!("CARGO_BIN_EXE_waterwheel"))
             .arg(command)
             .arg(&self.file)
+            .args(options)
             .current_dir(&self.directory)
             .env_remove("NATS_URL")
             .env_remove("DATABASE_URL")

@@ -55,6 +55,8 @@ pub(super) fn levels(section: &Section<'_>, zone: Tz) -> Option<(Vec<Level>, Vec
         let span = section.key_span("windows");
         section.findings().error_help(span, "`windows` names no window", help);
     }
+    // Their order means nothing, and the state goes by it.
+    written.sort_by_cached_key(|(label, period)| (period.longest_us(), label.clone()));
     let panes = panes(&written)?;
     let levels = written
         .into_iter()

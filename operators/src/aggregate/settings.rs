@@ -13,8 +13,9 @@ use super::InputPrograms;
 use super::levels::{Level, levels};
 use crate::accumulator::AccumulatorKind;
 use crate::key::KeyPlan;
+use crate::meaning::Meaning;
 use crate::measure::{Feed, Reading, compile_measure};
-use crate::settings::{self, Intake, TimeColumn, is_table, timezone};
+use crate::settings::{Intake, TimeColumn, is_table, timezone};
 
 /// What the settings say.
 pub(super) struct Settings {
@@ -31,10 +32,24 @@ pub(super) struct Settings {
     pub(super) readings: Vec<(Reading, usize)>,
 }
 
-/// The settings that change the meaning of the rows, in the order in which they are written here.
+/// The settings that change the meaning of the rows.
 pub(super) fn meaning(section: &Section<'_>, zone: Tz) -> String {
-    let keys = ["time", "where", "by", "windows", "measures"];
-    format!("timezone {zone}\n{}\n", settings::meaning(section, &keys))
+    let mut meaning = Meaning::default();
+    let time = section.text("time");
+    meaning.add("time", time.map_or_else(|| "timestamp".to_owned(), |time| time.value));
+    if let Some(condition) = section.text("where") {
+        meaning.expression("where", &condition.value);
+    }
+    for column in by_columns(section) {
+        meaning.expression(&format!("by {}", column.alias), &column.text.value);
+    }
+    let mut windows = section.texts("windows").unwrap_or_default();
+    windows.sort_by(|one, other| one.value.cmp(&other.value));
+    windows.iter().for_each(|window| meaning.period("window", &window.value));
+    for (name, text) in measures(section) {
+        meaning.expression(&format!("measure {name}"), &text.value);
+    }
+    meaning.finish(zone)
 }
 
 impl Settings {

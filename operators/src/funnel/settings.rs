@@ -10,7 +10,8 @@ use waterwheel_pipeline::contract::clock::Watermark;
 use waterwheel_pipeline::contract::operator::{InputPlan, OperatorContext};
 
 use super::InputPrograms;
-use crate::settings::{self, Intake, TimeColumn, key_columns, refuse_later_choices, timezone};
+use crate::meaning::Meaning;
+use crate::settings::{Intake, TimeColumn, key_columns, refuse_later_choices, timezone};
 
 /// How many steps a funnel may have.
 const STEPS: std::ops::RangeInclusive<usize> = 2..=20;
@@ -26,8 +27,22 @@ pub(super) struct Settings {
 
 /// The settings that change the meaning of the rows.
 pub(super) fn meaning(section: &Section<'_>) -> String {
-    let keys = ["where", "by", "steps", "within", "order", "window", "timezone", "time"];
-    settings::meaning(section, &keys)
+    let mut meaning = Meaning::default();
+    let or = |key: &str, default: &str| {
+        section.text(key).map_or_else(|| default.to_owned(), |text| text.value)
+    };
+    if let Some(condition) = section.text("where") {
+        meaning.expression("where", &condition.value);
+    }
+    meaning.expression("by", &or("by", "user_id"));
+    for (name, condition) in steps(section) {
+        meaning.expression(&format!("step {name:?}"), &condition.value);
+    }
+    meaning.add("within", within(section).unwrap_or_default());
+    meaning.add("order", or("order", "ordered"));
+    meaning.period("window", &or("window", ""));
+    meaning.add("time", or("time", "timestamp"));
+    meaning.finish(timezone(section))
 }
 
 impl Settings {

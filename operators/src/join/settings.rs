@@ -11,7 +11,8 @@ use waterwheel_pipeline::contract::operator::{
 
 use super::Side;
 use super::side::SidePlan;
-use crate::settings::{self, is_table, key_columns, refuse_later_choices};
+use crate::meaning::Meaning;
+use crate::settings::{is_table, key_columns, refuse_later_choices};
 
 /// `−before ≤ right − left ≤ after`, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +63,30 @@ pub(super) fn inputs(section: &Section<'_>) -> Vec<InputName> {
 
 /// The settings that change the meaning of the rows.
 pub(super) fn meaning(section: &Section<'_>) -> String {
-    settings::meaning(section, &["left", "right", "on", "within", "select", "unmatched"])
+    let mut meaning = Meaning::default();
+    for side in ["left", "right"] {
+        // Which inputs they are is for the planner.
+        let table = section.table(side).map(|table| table.copy());
+        if let Some(condition) = table.and_then(|table| table.text("where")) {
+            meaning.expression(side, &condition.value);
+        }
+    }
+    if let Some((left, right)) = on(section) {
+        meaning.expression("on left", &left.value);
+        meaning.expression("on right", &right.value);
+    }
+    if let Some(Bound { before_us, after_us }) = bound(section) {
+        meaning.add("within", format!("{before_us} {after_us}"));
+    }
+    for (key, node) in section.table("select").iter().flat_map(Section::entries) {
+        if let Some(text) = section.node_text(node, &key.name) {
+            meaning.expression(&format!("select {}", key.name), &text.value);
+        }
+    }
+    let unmatched = section.text("unmatched");
+    meaning.add("unmatched", unmatched.map_or_else(|| "none".to_owned(), |text| text.value));
+    // Expressions over two inputs go by UTC.
+    meaning.finish(Tz::UTC)
 }
 
 impl Settings {

@@ -45,6 +45,10 @@ impl SourceSpec for Scripted {
     fn describe(&self) -> String {
         "a script".to_owned()
     }
+
+    fn meaning(&self) -> String {
+        String::new()
+    }
 }
 
 struct Nowhere;

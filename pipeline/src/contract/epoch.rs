@@ -45,8 +45,8 @@ pub struct Progress {
     pub record: EpochRecord,
     /// Where each source began when the pipeline was new: a replay begins there again.
     pub origin: Positions,
-    /// A hash over everything that gives the sink's rows their meaning. Another one means that the
-    /// deployment was changed since.
+    /// A hash over everything that gives the sink's rows their meaning, and behind spaces one for
+    /// each part of it, by name. Another one means that the deployment was changed since.
     pub fingerprint: String,
     /// True if the pipeline is finished: `until = "final"` was reached and every window emitted.
     pub finished: bool,

@@ -78,6 +78,17 @@ impl EventMapping {
         self.mapped.get(&envelope)
     }
 
+    /// What changes the meaning of events; a default that is written out does not.
+    pub fn meaning(&self) -> String {
+        let default = Self::default();
+        let matters = |(envelope, origin): &(&Envelope, &Origin)| {
+            // Where `id` is mapped, no header stands in for it.
+            **envelope == Envelope::Id || default.origin(**envelope).as_ref() != Some(origin)
+        };
+        let mapped: Vec<_> = self.mapped.iter().filter(matters).collect();
+        format!("{mapped:?}")
+    }
+
     /// Where a field comes from; `None` for the broker's fields.
     pub fn origin(&self, envelope: Envelope) -> Option<Origin> {
         self.mapped(envelope).cloned().or_else(|| {
@@ -92,7 +103,7 @@ fn parse_origin(text: &str) -> Result<Origin, String> {
         return if name.is_empty() {
             Err("`header:` names no header".to_owned())
         } else {
-            Ok(Origin::Header(name.to_owned()))
+            Ok(Origin::Header(name.to_ascii_lowercase()))
         };
     }
     if let Some(token) = text.strip_prefix("subject:") {

@@ -255,6 +255,11 @@ impl RenderContext {
 
 /// A planned operator, shared by all workers.
 pub trait Operator: Send + Sync {
+    /// True if its inputs play different roles, so that to exchange them changes its rows.
+    fn inputs_differ(&self) -> bool {
+        false
+    }
+
     /// Builds the operator into a worker's dataflow. Every worker renders every operator, in the
     /// same order.
     fn render<'s>(

@@ -28,6 +28,12 @@ pub enum InputRole {
     DeadLetters,
 }
 
+/// True if two fingerprints of a sink ([`Progress::fingerprint`]) stand for one meaning of its rows.
+pub fn is_same_meaning(one: &str, other: &str) -> bool {
+    let total = |text: &str| text.split(' ').next().map(str::to_owned);
+    total(one) == total(other)
+}
+
 /// One input of a sink, by its index in [`Commit::changes`].
 #[derive(Clone, Debug)]
 pub struct SinkInput {
@@ -128,9 +134,10 @@ pub trait SinkSpec: Send + Sync {
     /// What it writes to, in a few words, for `explain` (no secret).
     fn describe(&self) -> String;
 
-    /// The settings that decide where the rows of a key go: with other ones the rows written so far
-    /// would stay behind elsewhere, so a change counts as a change of meaning.
-    fn placement(&self) -> String {
+    /// The settings that decide where the rows of an input go and what is written of them: under
+    /// other ones the rows written so far would be elsewhere or otherwise, so a change counts as a
+    /// change of meaning.
+    fn placement(&self, _input: usize) -> String {
         String::new()
     }
 
@@ -151,6 +158,26 @@ pub trait Sink: Send {
     /// cannot commit in between; it fails with [`ClaimError::Stale`] where the sink already holds
     /// `at_least` or a higher generation.
     async fn open(&mut self, at_least: Generation) -> Result<Claim, ClaimError>;
+
+    /// Says, before the sink is opened, what its rows mean now (see [`Progress::fingerprint`]). Where
+    /// its progress has another meaning, what holds its rows need not be as it must be now:
+    /// [`Sink::open`] then reads the progress and looks no further.
+    fn expect(&mut self, _fingerprint: &str) {}
+
+    /// Whether [`Sink::reset`] can be done at all; if not, why and what to do instead.
+    fn check_reset(&self) -> Result<(), Fault> {
+        Err(Fault::halt("it cannot be written anew").help(
+            "empty the place of its rows and remove its progress, or give it another place or name",
+        ))
+    }
+
+    /// Removes, under the claimed generation, all rows that it holds of its inputs, and records
+    /// `begin`, the progress of a sink that holds nothing yet: in one step, or so that a crash on
+    /// the way is finished by the next [`Sink::open`]. A stale generation is refused as in
+    /// [`Sink::commit`].
+    async fn reset(&mut self, _begin: &Progress) -> Result<(), Fault> {
+        self.check_reset()
+    }
 
     /// Makes the changes and the progress durable in one step, or keeps them for a step of its own
     /// (a file that is still growing). Returns the newest progress that is durable.

@@ -80,6 +80,20 @@ pub trait SourceSpec: Send + Sync {
 
     /// What it reads, in a few words, for `explain` (no secret): ``stream EVENTS on host:4222``.
     fn describe(&self) -> String;
+
+    /// Everything about the log that changes what is read of it or what that means, in resolved
+    /// settings; not the place of the log, the login, or how much of it is read.
+    fn meaning(&self) -> String;
+
+    /// False where messages carry no time of a broker, which `max_future` is measured by.
+    fn has_broker_time(&self) -> bool {
+        true
+    }
+
+    /// True if this can be a position in the log that it reads, as far as the settings tell.
+    fn may_hold(&self, _position: &Position) -> bool {
+        true
+    }
 }
 
 /// A log that can be read from a position.

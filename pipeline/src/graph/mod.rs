@@ -3,7 +3,7 @@
 mod cycles;
 mod engine;
 pub mod explain;
-mod fingerprint;
+pub(crate) mod fingerprint;
 mod plan;
 mod sources;
 mod stand_in;
@@ -18,7 +18,7 @@ use crate::contract::clock::Watermark;
 use crate::contract::event::{RawColumns, dead_letter_schema, raw_schema};
 use crate::contract::operator::Planned;
 use crate::contract::position::Gap;
-use crate::contract::sink::{Emit, SinkContext, SinkSpec};
+use crate::contract::sink::{Emit, SinkContext, SinkSpec, is_same_meaning};
 use crate::contract::source::{Reading, SourceSpec, Until};
 use crate::runtime::decode::DecodePlan;
 
@@ -34,7 +34,7 @@ pub struct Deployment {
     pub flush_us: i64,
     /// Where and how often the state of the operators is saved, if it is.
     pub checkpoint: Option<CheckpointSettings>,
-    /// The sources, in the order of the file.
+    /// The sources, by name.
     pub sources: Vec<SourceNode>,
     /// The operators, each after its inputs.
     pub operators: Vec<OperatorNode>,
@@ -112,8 +112,15 @@ pub struct SinkNode {
     pub inputs: Vec<InputRef>,
     /// What it knows of the pipeline.
     pub context: SinkContext,
-    /// A hash over everything that gives its rows their meaning.
+    /// A hash over everything that gives its rows their meaning, and one for each part of it.
     pub fingerprint: String,
+}
+
+impl SinkNode {
+    /// True if rows that were written under a fingerprint have the same meaning as its own.
+    pub fn means(&self, recorded: &str) -> bool {
+        is_same_meaning(&self.fingerprint, recorded)
+    }
 }
 
 impl Deployment {

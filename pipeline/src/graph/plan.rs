@@ -11,7 +11,7 @@ use waterwheel_config::section::Section;
 
 use super::cycles::report_cycles;
 use super::engine::{Engine, engine};
-use super::fingerprint::fingerprint;
+use super::fingerprint::{PLACE, Parts, fingerprint};
 use super::sources::{SourceDraft, plan_source};
 use super::stand_in::{self, Known};
 use super::tables::{chosen_kind, named_tables, none_of, operator_kind, refuse_name};
@@ -22,7 +22,7 @@ use crate::contract::event::{DEAD_LETTER, RawColumns, dead_letter_schema, raw_sc
 use crate::contract::operator::{
     InputFlow, InputName, InputPlan, OperatorContext, OperatorKind, Planned,
 };
-use crate::contract::sink::{Emit, InputRole, SinkContext, SinkInput};
+use crate::contract::sink::{Emit, InputRole, SinkContext, SinkInput, SinkSpec};
 use crate::runtime::decode::DecodePlan;
 
 /// Plans a document; `None` if it has errors, which are then among its findings.
@@ -88,7 +88,11 @@ impl<'c> Planner<'c> {
     }
 
     fn sources(&mut self, root: &Section<'_>) {
-        for (name, section) in named_tables(root, "sources", "source") {
+        let mut tables = named_tables(root, "sources", "source");
+        // Events of one time are taken in the order of their sources, which must not depend on how
+        // the file is laid out.
+        tables.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (name, section) in tables {
             self.source_names.push(name.clone());
             let index = self.sources.len() as u16;
             self.sources.extend(plan_source(section, &name, index, self.catalog));
@@ -184,8 +188,51 @@ impl<'c> Planner<'c> {
     }
 
     fn meaning(&self, kind: &str, planned: &Planned, inputs: &[InputRef]) -> String {
-        let inputs: Vec<String> = inputs.iter().map(|input| self.input_meaning(*input)).collect();
-        format!("{kind}\n{}\nreads {:032x}", planned.meaning, fingerprint(&inputs))
+        let hash =
+            |input: &InputRef| format!("{:032x}", fingerprint(&[self.input_meaning(*input)]));
+        let mut reads: Vec<String> = inputs.iter().map(hash).collect();
+        if !planned.operator.inputs_differ() {
+            reads.sort();
+        }
+        format!("{kind}\n{}\nreads {}", planned.meaning, reads.join(" "))
+    }
+
+    /// What gives a sink's rows their meaning, see [`SinkNode::fingerprint`].
+    fn sink_fingerprint(
+        &self,
+        context: &SinkContext,
+        inputs: &[InputRef],
+        spec: &dyn SinkSpec,
+    ) -> String {
+        let mut parts = Parts::default();
+        for source in &self.sources {
+            parts.add(&source.name, &source.meaning);
+        }
+        let mut meanings = Vec::new();
+        for (index, (input, known)) in inputs.iter().zip(&context.inputs).enumerate() {
+            let name = &known.name;
+            let meaning = self.input_meaning(*input);
+            parts.add(name, &meaning);
+            self.add_operators(*input, &mut parts);
+            let mut place = spec.placement(index);
+            // What is final at once comes out the same.
+            if known.schema.finality != Finality::Immediate {
+                place.push_str(&format!(" {:?}", context.emit));
+            }
+            parts.add(format!("{PLACE}{name}"), &place);
+            meanings.push(format!("{name}\n{meaning}\n{place}"));
+        }
+        meanings.sort();
+        parts.text(&meanings)
+    }
+
+    /// Adds every operator that an input rests on.
+    fn add_operators(&self, input: InputRef, parts: &mut Parts) {
+        if let InputRef::Operator(index) = input {
+            let (node, meaning) = &self.operators[index];
+            parts.add(&node.name, meaning);
+            node.inputs.iter().for_each(|input| self.add_operators(*input, parts));
+        }
     }
 
     fn input_meaning(&self, input: InputRef) -> String {
@@ -340,9 +387,7 @@ impl<'c> Planner<'c> {
         section.finish();
         let inputs: Vec<InputRef> = known.into_iter().map(Known::planned).collect::<Option<_>>()?;
         let spec = spec?;
-        let mut meanings: Vec<String> =
-            inputs.iter().map(|input| self.input_meaning(*input)).collect();
-        meanings.push(format!("{emit:?} {}", spec.placement()));
+        let fingerprint = self.sink_fingerprint(&context, &inputs, &*spec);
         Some(SinkNode {
             name: name.to_owned(),
             kind: kind.name,
@@ -350,7 +395,7 @@ impl<'c> Planner<'c> {
             spec,
             inputs,
             context,
-            fingerprint: format!("{:032x}", fingerprint(&meanings)),
+            fingerprint,
         })
     }
 

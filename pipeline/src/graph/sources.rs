@@ -6,7 +6,6 @@ use std::rc::Rc;
 use waterwheel_config::section::Section;
 use waterwheel_config::units::SECOND_US;
 
-use super::fingerprint::source_meaning;
 use super::tables::chosen_kind;
 use crate::contract::catalog::Catalog;
 use crate::contract::event::Projection;
@@ -59,8 +58,8 @@ pub(super) fn plan_source(
     refuse_format(&section);
     section.refuse(&["schemas", "types", "idle_after", "max_skew"]);
     let spec = (kind.plan)(&section);
-    let meaning = meaning_without_asking(&section);
     section.finish();
+    let spec = spec?;
     let settings = EventSettings {
         name: name.to_owned(),
         index,
@@ -69,10 +68,11 @@ pub(super) fn plan_source(
         future_max_us,
         lateness_us,
     };
+    let meaning = source_meaning(kind.name, &settings, &*spec);
     Some(SourceDraft {
         name: name.to_owned(),
         kind: kind.name,
-        spec: spec?,
+        spec,
         until,
         settings,
         projection: Rc::default(),
@@ -95,7 +95,14 @@ fn refuse_format(section: &Section<'_>) {
     }
 }
 
-/// The meaning reads every key, which must not count as asking for it: unknown keys are findings.
-fn meaning_without_asking(section: &Section<'_>) -> String {
-    source_meaning(&section.copy())
+/// What gives a source's events their meaning; not where they come from or how much is read of them.
+/// Its name is part of it: positions and dead letters go by the name.
+fn source_meaning(kind: &str, settings: &EventSettings, spec: &dyn SourceSpec) -> String {
+    let EventSettings { name, index: _, mapping, bytes_max, future_max_us, lateness_us } = settings;
+    let future_us = if spec.has_broker_time() { *future_max_us } else { 0 };
+    format!(
+        "{kind} {name}\n{}\nlateness {lateness_us} max_future {future_us} max_bytes {bytes_max}\nevent {}",
+        spec.meaning(),
+        mapping.meaning(),
+    )
 }

@@ -119,6 +119,8 @@ impl Coordinator {
 
     /// Runs until the end, until told to drain, or until a fault.
     pub(super) async fn run(&mut self, drain: &CancellationToken) -> Result<Stopped, Fault> {
+        // A cut where reading begins is there already: nothing would be read to reach it.
+        self.feed()?;
         loop {
             self.advance()?;
             if let Some(stopped) = self.stopping

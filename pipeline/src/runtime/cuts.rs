@@ -51,6 +51,15 @@ pub(super) fn is_at_or_before(a: &Positions, b: &Positions) -> bool {
     })
 }
 
+/// True if a sink that recorded `held` has everything up to `given`. Of a source that it does not
+/// know it has nothing, wherever that began.
+pub(super) fn is_held(given: &Positions, held: &Positions, origin: &Positions) -> bool {
+    given.iter().all(|(source, position)| {
+        let known = held.get(source).or_else(|| origin.get(source));
+        position.ordinal <= known.map_or(0, |known| known.ordinal)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +94,15 @@ mod tests {
     fn positions_compare_source_by_source() {
         assert!(is_at_or_before(&positions(5, 3), &positions(5, 3)));
         assert!(!is_at_or_before(&positions(5, 4), &positions(6, 3)));
+    }
+
+    #[test]
+    fn a_source_that_was_added_is_held_up_to_its_origin() {
+        let mut held = positions(5, 0);
+        held.remove("b");
+        let origin = positions(0, 7);
+        assert!(is_held(&positions(5, 7), &held, &origin));
+        assert!(!is_held(&positions(5, 8), &held, &origin));
+        assert!(!is_held(&positions(6, 7), &held, &origin));
     }
 }

@@ -24,7 +24,7 @@ use timely::worker::Worker;
 use tokio::sync::mpsc;
 use waterwheel_config::value::Row;
 
-use super::final_gate::final_only;
+use super::final_gate::{final_only, final_part};
 use super::messages::{BatchId, Closing, Counts, EpochOutput, FromWorker, ToWorker, Updates};
 use crate::contract::clock::{Clock, StateGauge};
 use crate::contract::epoch::Epoch;
@@ -237,8 +237,7 @@ impl<'s> Edges<'_, 's> {
             Emit::Final => {
                 let finality = self.deployment.schema(input).finality;
                 let node = &self.deployment.operators[node];
-                let name = format!("{}.final.{}", node.name, sink.name);
-                let part = keeper.part(&name, node.fingerprint);
+                let part = keeper.part(&final_part(node, sink), node.fingerprint);
                 final_only(rows, finality, clock.clone(), self.deployment.watermark(input), part)
             }
         }

@@ -15,6 +15,12 @@ use crate::contract::epoch::{Epoch, NO_WATERMARK};
 use crate::contract::fold::{Fold, every_epoch_kept};
 use crate::contract::operator::Rows;
 use crate::contract::state::{KeyGroup, Saver, StatePart, key_group};
+use crate::graph::{OperatorNode, SinkNode};
+
+/// The name of the state of what is held back of an operator's rows for a sink.
+pub(super) fn final_part(node: &OperatorNode, sink: &SinkNode) -> String {
+    format!("{}.final.{}", node.name, sink.name)
+}
 
 /// Holds rows back until the watermark shows that they are final. What changes meanwhile cancels
 /// out here; what comes out is never taken back.

@@ -12,6 +12,7 @@
 
 mod actor;
 mod backoff;
+mod changes;
 mod checkpoint;
 mod coordinator;
 mod cuts;

@@ -13,7 +13,7 @@ use waterwheel_config::schema::SchemaRef;
 use waterwheel_config::value::Value;
 
 use super::actor::Ending;
-use super::cuts::is_at_or_before;
+use super::cuts::is_held;
 use super::gauges::Gauges;
 use super::messages::{Delivery, FromOutlet, Updates};
 use super::waiting::Waiting;
@@ -125,7 +125,8 @@ impl Outlet {
             if recorded.finished {
                 return;
             }
-            let is_held = is_at_or_before(&delivery.record.positions, &recorded.record.positions);
+            let is_held =
+                is_held(&delivery.record.positions, &recorded.record.positions, &self.origin);
             // The epoch that closes everything moves no position.
             if is_held && !delivery.finished {
                 return;

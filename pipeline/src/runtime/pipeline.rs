@@ -8,6 +8,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Actor, Ending};
+use super::changes;
+pub use super::changes::OnChange;
 use super::checkpoint::{self, Directory, FromWriter, Recovered, SinkHolds, ToWriter, Writer};
 use super::coordinator::{Coordinator, DELIVERIES_MAX, OutletHandle, Start, Stopped};
 use super::dataflow::{self, Resume};
@@ -54,11 +56,12 @@ pub async fn run(
     deployment: Arc<Deployment>,
     gauges: Arc<Gauges>,
     drain: CancellationToken,
+    on_change: OnChange,
 ) -> Result<Outcome, Fault> {
     let mut waiting = Waiting::new(&gauges, "the pipeline");
     loop {
         let began = Instant::now();
-        let fault = match generation(&deployment, &gauges, &drain).await {
+        let fault = match generation(&deployment, &gauges, &drain, on_change).await {
             Ok(outcome) => return Ok(outcome),
             Err(fault) if fault.remedy == Remedy::Retry => fault,
             Err(fault) => return Err(fault),
@@ -75,15 +78,16 @@ pub async fn run(
 }
 
 /// A sink that is claimed.
-struct Claimed {
-    sink: Box<dyn Sink>,
-    progress: Option<Progress>,
+pub(super) struct Claimed {
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) progress: Option<Progress>,
 }
 
 async fn generation(
     deployment: &Arc<Deployment>,
     gauges: &Arc<Gauges>,
     drain: &CancellationToken,
+    on_change: OnChange,
 ) -> Result<Outcome, Fault> {
     gauges.reset();
     let directory = deployment
@@ -91,11 +95,11 @@ async fn generation(
         .as_ref()
         .map(|settings| Directory::new(&settings.path, &deployment.name));
     let claim = claim_all(deployment, gauges, directory.as_ref());
-    let (generation, claimed) = tokio::select! {
+    let (generation, mut claimed) = tokio::select! {
         () = drain.cancelled() => return Ok(Outcome::Drained),
         claimed = claim => claimed?,
     };
-    check_fingerprints(deployment, &claimed)?;
+    changes::settle(deployment, generation, on_change, &mut claimed).await?;
     // A sink that keeps no progress has no say in whether the pipeline is finished.
     let mut keepers = claimed.iter().filter(|claimed| claimed.sink.keeps_progress()).peekable();
     let is_finished = |claimed: &Claimed| claimed.progress.as_ref().is_some_and(|p| p.finished);
@@ -170,6 +174,7 @@ async fn claim_all(
         let mut claimed = Vec::new();
         for node in &deployment.sinks {
             let mut sink = node.spec.build();
+            sink.expect(&node.fingerprint);
             match sink.open(generation).await {
                 Ok(claim) => claimed.push(Claimed { sink, progress: claim.progress }),
                 Err(ClaimError::Stale(held)) => {
@@ -189,26 +194,6 @@ async fn claim_all(
         waiting.over();
         return Ok((generation, claimed));
     }
-}
-
-/// Refuses to write rows of one meaning beside rows of another.
-fn check_fingerprints(deployment: &Deployment, claimed: &[Claimed]) -> Result<(), Fault> {
-    for (node, claimed) in deployment.sinks.iter().zip(claimed) {
-        let Some(progress) = &claimed.progress else {
-            continue;
-        };
-        if progress.fingerprint != node.fingerprint {
-            return Err(Fault::halt(format!(
-                "the deployment was changed: sink `{}` holds rows that another configuration computed",
-                node.name
-            ))
-            .help(
-                "run the old configuration, or give the pipeline another `name` and the sink other \
-                 tables, directories or subjects, to compute everything anew",
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// The actors of one generation.
@@ -243,14 +228,12 @@ impl Running {
         let recorded: Vec<Option<Progress>> =
             claimed.iter().map(|claimed| claimed.progress.clone()).collect();
         // All sinks of a pipeline began at one place; a new one begins there too.
-        let origin = recorded
-            .iter()
-            .flatten()
-            .map(|progress| &progress.origin)
-            .chain(recovered.as_ref().map(|recovered| &recovered.origin))
-            .next()
-            .cloned()
-            .unwrap_or_default();
+        let mut origin = changes::origin(&claimed);
+        if let Some(recovered) = &recovered
+            && origin.is_empty()
+        {
+            origin.clone_from(&recovered.origin);
+        }
         let begin = recovered.as_ref().map_or(&origin, |recovered| &recovered.record.positions);
         let mut begin = begin.clone();
         carry_gaps(&mut begin, recorded.iter().flatten().map(|known| &known.record.positions));

@@ -1,5 +1,6 @@
 //! Steps on the file system that survive a power cut, and what their errors mean.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -160,6 +161,51 @@ pub(super) fn nonce() -> String {
 
 /// The first file below a directory whose name begins so.
 pub(super) fn find_prefixed(directory: &Path, prefix: &str) -> Result<Option<PathBuf>, Fault> {
+    let mut found = None;
+    walk(directory, &mut |path, name| {
+        let is_found = name.starts_with(prefix);
+        if is_found {
+            found = Some(path.to_owned());
+        }
+        Ok(!is_found)
+    })?;
+    Ok(found)
+}
+
+/// Removes the files below a directory whose names are chosen, durably, and the directories between
+/// that are empty then.
+pub(super) fn remove_files(directory: &Path, chosen: impl Fn(&str) -> bool) -> Result<(), Fault> {
+    let mut changed = BTreeSet::new();
+    walk(directory, &mut |path, name| {
+        if chosen(name) {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(fault(&error, "remove", path));
+                }
+                _ => changed.extend(path.parent().map(Path::to_owned)),
+            }
+        }
+        Ok(true)
+    })?;
+    for parent in changed.iter().rev() {
+        if parent.is_dir() {
+            sync_directory(parent)?;
+        }
+        // One that holds something stays; nothing rests on those that are empty.
+        for empty in parent.ancestors().take_while(|above| *above != directory) {
+            if fs::remove_dir(empty).is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Shows every name below a directory, until it is told to stop.
+fn walk(
+    directory: &Path,
+    show: &mut dyn FnMut(&Path, &str) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
     let mut pending = vec![directory.to_owned()];
     while let Some(directory) = pending.pop() {
         if !directory.is_dir() {
@@ -167,8 +213,8 @@ pub(super) fn find_prefixed(directory: &Path, prefix: &str) -> Result<Option<Pat
         }
         for name in names(&directory)? {
             let path = directory.join(&name);
-            if name.starts_with(prefix) {
-                return Ok(Some(path));
+            if !show(&path, &name)? {
+                return Ok(());
             }
             // A link may lead in circles.
             if path.is_dir() && !path.is_symlink() {
@@ -176,7 +222,7 @@ pub(super) fn find_prefixed(directory: &Path, prefix: &str) -> Result<Option<Pat
             }
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// What was done to the file system, in order, so that tests can take it apart.

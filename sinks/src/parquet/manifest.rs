@@ -55,8 +55,17 @@ pub(super) struct Entry {
     instance: String,
     pub(super) progress: Option<Progress>,
     pub(super) files: Vec<DataFile>,
+    /// The sink was emptied by the entry of this number, and perhaps files of earlier ones are still
+    /// there; zero once they are gone.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    emptied: u64,
     /// Over the entry with this field empty.
     checksum: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Entry {
@@ -129,6 +138,7 @@ impl Log {
                 first: last.as_ref().map_or(1, |last| last.first),
                 generation,
                 instance: self.instance.clone(),
+                emptied: last.as_ref().map_or(0, |last| last.emptied),
                 progress: last.and_then(|last| last.progress),
                 files: Vec::new(),
                 checksum: String::new(),
@@ -158,6 +168,7 @@ impl Log {
             instance: self.instance.clone(),
             progress: Some(progress),
             files,
+            emptied: 0,
             checksum: String::new(),
         };
         let entry = entry.sealed()?;
@@ -168,6 +179,37 @@ impl Log {
         }
         self.prune();
         Ok(())
+    }
+
+    /// Writes that the sink holds nothing any more and begins with this progress: once this returns,
+    /// that is durable, and the files of all earlier entries are to be removed.
+    pub(super) fn reset(&mut self, begin: Progress) -> Result<(), Fault> {
+        let last = self.own.as_ref().ok_or_else(|| Fault::halt("the sink was never claimed"))?;
+        let number = last.number + 1;
+        let entry = Entry {
+            version: VERSION,
+            number,
+            // What was committed before no longer counts, wherever its files are.
+            first: number,
+            generation: last.generation,
+            instance: self.instance.clone(),
+            progress: Some(begin),
+            files: Vec::new(),
+            emptied: number,
+            checksum: String::new(),
+        };
+        let entry = entry.sealed()?;
+        match self.place(&entry)? {
+            Placed::Newest => self.own = Some(entry),
+            Placed::Taken => return Err(self.superseded()?),
+            Placed::Overtaken => return Err(self.superseded()?.unknown_outcome()),
+        }
+        Ok(())
+    }
+
+    /// The number of the entry that emptied the sink, while files of earlier ones may be there.
+    pub(super) fn emptied(&self) -> Option<u64> {
+        self.own.as_ref().map(|own| own.emptied).filter(|number| *number > 0)
     }
 
     /// Reads again, after a fault, what was written last; refuses if it was another instance.
@@ -287,6 +329,11 @@ pub(super) fn staged_name(
     last: impl std::fmt::Display,
 ) -> String {
     format!("{kind}-{label}-{generation:010}-{number:010}-{last}")
+}
+
+/// The number of the entry that a name was given for.
+pub(super) fn number_of(name: &str) -> Option<u64> {
+    name.split('-').nth(3)?.parse().ok()
 }
 
 /// The generation of the instance that gave a name.

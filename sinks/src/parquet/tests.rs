@@ -601,3 +601,84 @@ fn the_plan_describes_itself() {
     );
     assert_eq!(spec.resources(), ["directory /data/lake/events"]);
 }
+
+/// What stands where a sink begins again.
+fn begin() -> Progress {
+    Progress { fingerprint: "other".to_owned(), ..progress(0) }
+}
+
+async fn filled() -> Bench {
+    let mut bench = Bench::raw("partition = [\"date\", \"event_type\"]");
+    bench.open(1).await;
+    for (epoch, id, day) in [(1, "a", "2026-05-04"), (2, "b", "2026-05-05")] {
+        let row = raw(id, "e", &format!("{day}T12:00:00Z"));
+        bench.commit(epoch, vec![row]).await.expect("no fault");
+        bench.tick(Duration::from_secs(600)).await;
+    }
+    assert_eq!(bench.ids(), ["a", "b"]);
+    bench
+}
+
+#[tokio::test]
+async fn a_reset_leaves_nothing_but_the_progress() {
+    let mut bench = filled().await;
+    // Files of another sink in the same directories stay.
+    let other =
+        bench.lake().join("events").join("part-trading.other-0000000001-0000000002-0001.parquet");
+    fs::write(&other, "x").expect("written");
+    bench.sink.reset(&begin()).await.expect("reset");
+    assert_eq!(bench.visible(), ["events/part-trading.other-0000000001-0000000002-0001.parquet"]);
+    assert!(!bench.lake().join("events/date=2026-05-04").exists(), "empty directories go");
+    fs::remove_file(&other).expect("removed");
+    let mut again = bench.again();
+    assert_eq!(again.open(2).await, Some(0));
+    again.commit(3, vec![raw("c", "e", "2026-05-04T12:00:00Z")]).await.expect("no fault");
+    again.sink.close().await.expect("closed");
+    assert_eq!(again.ids(), ["c"]);
+}
+
+/// A crash at every moment between the entry of the log and the last removed file.
+#[tokio::test]
+async fn a_reset_that_was_interrupted_is_finished() {
+    for removed in 0..=2 {
+        let mut bench = filled().await;
+        bench.owned().log.reset(begin()).expect("written");
+        for file in bench.visible().iter().take(removed) {
+            fs::remove_file(bench.lake().join(file)).expect("removed");
+        }
+        let mut again = bench.again();
+        let claim = again.sink.open(2).await.expect("claimed");
+        assert_eq!(claim.progress, Some(begin()));
+        assert!(again.visible().is_empty(), "{removed}: {:?}", again.visible());
+        again.commit(3, vec![raw("c", "e", "2026-05-04T12:00:00Z")]).await.expect("no fault");
+        again.sink.close().await.expect("closed");
+        // What was committed since stays, however often it is opened.
+        let mut last = again.again();
+        last.open(3).await;
+        assert_eq!(last.ids(), ["c"]);
+    }
+}
+
+#[tokio::test]
+async fn a_fenced_instance_cannot_reset() {
+    let mut bench = filled().await;
+    let mut newer = bench.again();
+    newer.open(2).await;
+    let fault = bench.sink.reset(&begin()).await.expect_err("fenced");
+    assert_eq!(fault.remedy, Remedy::Halt);
+    assert_eq!(newer.ids(), ["a", "b"]);
+}
+
+/// A file that was committed and not yet visible when the sink was emptied never becomes visible.
+#[tokio::test]
+async fn what_was_staged_before_a_reset_never_appears() {
+    let mut bench = filled().await;
+    let visible = bench.visible();
+    let name = visible[0].rsplit('/').next().expect("a name");
+    let staged = bench.plan.staging().join(format!("{name}.tmp"));
+    fs::rename(bench.lake().join(&visible[0]), staged).expect("moved back");
+    bench.owned().log.reset(begin()).expect("written");
+    let mut again = bench.again();
+    again.open(2).await;
+    assert!(again.visible().is_empty() && again.staged().is_empty());
+}

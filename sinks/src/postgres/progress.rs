@@ -19,6 +19,9 @@ pub(super) const PROGRESS: &str = "waterwheel.progress";
 pub(super) const BEGIN_CREATING: &str =
     "BEGIN; SELECT pg_advisory_xact_lock(x'7761746572776865'::bigint)";
 
+/// The same inside a transaction that has begun.
+pub(super) const CREATING: &str = "SELECT pg_advisory_xact_lock(x'7761746572776865'::bigint)";
+
 // Rewritten with every commit: room in the page keeps the new versions next to the old.
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS waterwheel.progress (

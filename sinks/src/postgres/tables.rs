@@ -131,6 +131,13 @@ impl Table {
         (self.role == InputRole::Operator).then(|| self.name.final_view())
     }
 
+    /// Where the rows go, and what is written of them.
+    pub(super) fn placement(&self) -> String {
+        // Texts that an index cannot hold are left out of an indexed table.
+        let indexed = if self.indexes { " indexed" } else { "" };
+        format!("{}{indexed}", self.name.plain())
+    }
+
     /// The longest text that a column can hold, where there is a limit.
     pub(super) fn longest_bytes(&self, column: usize) -> Option<usize> {
         let indexed = self.indexes && INDEXED.contains(&self.schema.columns[column].name.as_str());
@@ -153,7 +160,7 @@ impl Table {
     }
 
     /// Everything that creates the table, without its view.
-    fn create_sql(&self) -> String {
+    pub(super) fn create_sql(&self) -> String {
         let table = self.name.quoted();
         let columns = self.schema.columns.iter();
         let columns: Vec<String> =
@@ -196,7 +203,7 @@ impl Table {
         }
     }
 
-    fn fault(&self, error: &Error) -> Fault {
+    pub(super) fn fault(&self, error: &Error) -> Fault {
         fault(error, format_args!("table {}", self.name.plain()))
     }
 
@@ -338,6 +345,21 @@ impl Table {
         Ok(client.query_one(index, &[&table, &key]).await?.get(0))
     }
 
+    /// True if the table has, or lacks, the index over the payload as it must.
+    pub(super) async fn is_indexed_as_set(&self, client: &Client) -> Result<bool, Error> {
+        if self.role != InputRole::RawEvents {
+            return Ok(true);
+        }
+        let index = "
+            SELECT EXISTS (
+                SELECT FROM pg_index i
+                JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
+                WHERE i.indrelid = $1::text::regclass AND a.amname = 'gin' AND i.indisvalid
+            )";
+        let found: bool = client.query_one(index, &[&self.name.quoted()]).await?.get(0);
+        Ok(found == self.indexes)
+    }
+
     /// What would go wrong when the sink opens, for `check --connect`.
     pub(super) async fn probe(&self, client: &Client) -> Result<Vec<String>, Error> {
         let table = self.name.plain();
@@ -384,7 +406,7 @@ pub(super) async fn probe_creation(
     Ok(if allowed { Vec::new() } else { vec![problem()] })
 }
 
-async fn ensure_schema(client: &Client, schema: &str) -> Result<(), Error> {
+pub(super) async fn ensure_schema(client: &Client, schema: &str) -> Result<(), Error> {
     // Looked up first: `IF NOT EXISTS` asks for the right to create even where nothing is created.
     let found = "SELECT FROM pg_namespace WHERE nspname = $1";
     if client.query_opt(found, &[&schema]).await?.is_none() {
@@ -432,14 +454,14 @@ fn type_name(kind: ColumnType) -> &'static str {
     }
 }
 
-enum FoundView {
+pub(super) enum FoundView {
     Missing,
     /// With its mark.
     Ours(String),
     Foreign,
 }
 
-async fn find_view(client: &Client, view: &TableName) -> Result<FoundView, Error> {
+pub(super) async fn find_view(client: &Client, view: &TableName) -> Result<FoundView, Error> {
     let asked = "
         SELECT c.relkind::text, obj_description(c.oid, 'pg_class')
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

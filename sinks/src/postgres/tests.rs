@@ -1,5 +1,6 @@
 mod faults;
 mod fencing;
+mod resets;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

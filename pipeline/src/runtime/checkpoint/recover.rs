@@ -10,9 +10,11 @@ use super::manifest::{Manifest, Segment};
 use crate::contract::epoch::{EpochRecord, Progress};
 use crate::contract::fault::Fault;
 use crate::contract::position::Positions;
+use crate::contract::sink::Emit;
 use crate::contract::state::{KEY_GROUPS, KeyGroup, SavedState};
-use crate::graph::Deployment;
+use crate::graph::{Deployment, InputRef, OperatorNode};
 use crate::runtime::cuts::is_at_or_before;
+use crate::runtime::final_gate::final_part;
 
 /// The state to begin with.
 pub(in crate::runtime) struct Recovered {
@@ -127,10 +129,21 @@ fn load(
     Ok(Recovered { record, largest_us, origin, state: Arc::new(state) })
 }
 
-/// The operators of a deployment with their fingerprints.
+/// The operators of a deployment with their fingerprints, and what else has state: the rows that are
+/// held back for a sink until they are final.
 pub(super) fn operators(deployment: &Deployment) -> BTreeMap<String, String> {
-    let operators = deployment.operators.iter();
-    operators.map(|node| (node.name.clone(), format!("{:032x}", node.fingerprint))).collect()
+    let print = |node: &OperatorNode| format!("{:032x}", node.fingerprint);
+    let operators = deployment.operators.iter().map(|node| (node.name.clone(), print(node)));
+    let held = deployment.sinks.iter().flat_map(|sink| {
+        sink.inputs.iter().filter_map(move |input| match input {
+            InputRef::Operator(index) if sink.context.emit == Emit::Final => {
+                let node = &deployment.operators[*index];
+                Some((final_part(node, sink), print(node)))
+            }
+            _ => None,
+        })
+    });
+    operators.chain(held).collect()
 }
 
 fn read_segment(directory: &Directory, segment: &Segment) -> Result<Vec<u8>, Unfit> {

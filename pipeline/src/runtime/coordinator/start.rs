@@ -58,9 +58,10 @@ impl Coordinator {
         let first = Start::first_epoch(&start.recorded, start.recovered.as_ref());
         let resumed = start.recovered.as_ref().map(|recovered| recovered.record.positions.clone());
         let resumed = resumed.unwrap_or_default();
-        // What the checkpoint holds as well needs no cut.
+        // What the checkpoint holds as well needs no cut, and what holds nothing neither.
+        let begun = if start.recovered.is_some() { &resumed } else { &start.origin };
         let ahead = start.recorded.iter().flatten().map(|progress| &progress.record.positions);
-        let cuts = Cuts::new(ahead.filter(|ahead| !is_at_or_before(ahead, &resumed)).cloned());
+        let cuts = Cuts::new(ahead.filter(|ahead| !is_at_or_before(ahead, begun)).cloned());
         let largest_us = start.recovered.map(|recovered| recovered.largest_us).unwrap_or_default();
         let sources = start
             .deployment

@@ -1,0 +1,476 @@
+//! Which edits of a deployment change the meaning of which operators' and sinks' rows: these, and no
+//! other.
+
+use std::collections::BTreeSet;
+
+use waterwheel_config::document::Document;
+use waterwheel_pipeline::contract::catalog::Catalog;
+use waterwheel_pipeline::graph::{Deployment, plan};
+
+const CATALOG: Catalog = Catalog {
+    sources: waterwheel_sources::SOURCES,
+    operators: waterwheel_operators::OPERATORS,
+    sinks: waterwheel_sinks::SINKS,
+};
+
+/// Every kind of source, operator and sink.
+const BASE: &str = r#"
+name = "base"
+
+[engine]
+workers = 1
+
+[sources.events]
+type = "nats"
+stream = "EVENTS"
+
+[sources.history]
+type = "file"
+path = "a.jsonl"
+
+[sources.market]
+type = "generate"
+count = 10
+
+[operators.volume]
+type = "aggregate"
+from = "events"
+where = "kind = 'fill'"
+by = ["properties.symbol"]
+windows = ["1m", "1d"]
+measures.n = "count(*)"
+measures.total = "sum(properties.price)"
+
+[operators.minutes]
+type = "aggregate"
+from = "market"
+windows = ["1m"]
+measures.n = "count(*)"
+
+[operators.both]
+type = "aggregate"
+from = ["events", "market"]
+windows = ["1h"]
+measures.n = "count(*)"
+
+[operators.hours]
+type = "aggregate"
+from = "volume"
+time = "window_start"
+windows = ["1h"]
+measures.n = "sum(n)"
+
+[operators.pairs]
+type = "join"
+left = { from = "events", where = "kind = 'placed'" }
+right = { from = "history", where = "kind = 'filled'" }
+on = "correlation_id"
+within = "30s"
+select.symbol = "left.properties.symbol"
+
+[operators.over]
+type = "aggregate"
+from = "pairs"
+windows = ["1m"]
+measures.n = "count(*)"
+
+[operators.steps]
+type = "funnel"
+from = "events"
+steps = [{ name = "a", where = "kind = 'a'" }, { name = "b", where = "kind = 'b'" }]
+within = "1h"
+window = "1d"
+
+[operators.rates]
+type = "funnel"
+from = ["volume", "minutes"]
+by = "granularity"
+time = "window_start"
+steps = [{ name = "some", where = "n > 1" }, { name = "many", where = "n > 9" }]
+within = "10m"
+window = "1h"
+
+[sinks.warehouse]
+type = "postgres"
+from = ["volume", "events", "pairs"]
+url = "postgres://h/analytics"
+
+[sinks.raw]
+type = "postgres"
+from = ["events"]
+url = "postgres://h/raw"
+
+[sinks.lake]
+type = "parquet"
+from = ["over", "minutes", "hours"]
+path = "lake"
+
+[sinks.archive]
+type = "parquet"
+from = ["history", "dead_letter"]
+path = "archive"
+
+[sinks.results]
+type = "nats"
+from = ["steps", "both", "rates"]
+subject = "results.{operator}"
+
+[sinks.screen]
+type = "print"
+from = ["steps"]
+"#;
+
+/// Everything that rests on a source.
+const EVENTS: &str = "archive both hours lake over pairs rates raw results steps volume warehouse";
+const HISTORY: &str = "archive lake over pairs warehouse";
+const MARKET: &str = "archive both lake minutes rates results";
+/// Everything that rests on an operator, and itself.
+const VOLUME: &str = "hours lake rates results volume warehouse";
+const MINUTES: &str = "lake minutes rates results";
+const PAIRS: &str = "lake over pairs warehouse";
+const STEPS: &str = "results steps";
+const NOTHING: &str = "";
+
+/// An edit of the base.
+struct Edit {
+    /// What is edited: `kind.key`, one or several.
+    keys: &'static str,
+    /// Where in the base.
+    place: &'static str,
+    /// What stands there before, and after.
+    before: &'static str,
+    after: &'static str,
+    /// True if both stand behind the place, on lines of their own.
+    is_behind: bool,
+    /// Whose fingerprint is another after than before.
+    changes: &'static str,
+}
+
+/// An edit that changes what is in the base.
+const fn edit(
+    keys: &'static str,
+    before: &'static str,
+    after: &'static str,
+    changes: &'static str,
+) -> Edit {
+    Edit { keys, place: before, before, after, is_behind: false, changes }
+}
+
+/// An edit that puts lines behind a place.
+const fn added(
+    keys: &'static str,
+    place: &'static str,
+    after: &'static str,
+    changes: &'static str,
+) -> Edit {
+    Edit { keys, place, before: "", after, is_behind: true, changes }
+}
+
+/// An edit of lines that are put behind a place first.
+const fn behind(
+    keys: &'static str,
+    place: &'static str,
+    before: &'static str,
+    after: &'static str,
+    changes: &'static str,
+) -> Edit {
+    Edit { keys, place, before, after, is_behind: true, changes }
+}
+
+/// An edit of a text that is put in the place of another first.
+const fn instead(
+    keys: &'static str,
+    place: &'static str,
+    before: &'static str,
+    after: &'static str,
+    changes: &'static str,
+) -> Edit {
+    Edit { keys, place, before, after, is_behind: false, changes }
+}
+
+impl Edit {
+    fn texts(&self) -> [String; 2] {
+        assert_eq!(BASE.matches(self.place).count(), 1, "`{}` is there once", self.place);
+        [self.before, self.after].map(|text| match self.is_behind {
+            true => BASE.replace(self.place, &format!("{}\n{text}", self.place)),
+            false => BASE.replace(self.place, text),
+        })
+    }
+}
+
+const STREAM: &str = "stream = \"EVENTS\"";
+const FILE: &str = "path = \"a.jsonl\"";
+const GENERATE: &str = "count = 10";
+const ON: &str = "on = \"correlation_id\"";
+const WITHIN: &str = "within = \"30s\"";
+const FUNNEL: &str = "within = \"1h\"";
+const BY: &str = "by = [\"properties.symbol\"]";
+const FROM_MARKET: &str = "from = \"market\"";
+const RAW: &str = "url = \"postgres://h/raw\"";
+const WAREHOUSE: &str = "url = \"postgres://h/analytics\"";
+const ARCHIVE: &str = "path = \"archive\"";
+const SUBJECT: &str = "subject = \"results.{operator}\"";
+
+#[rustfmt::skip]
+const EDITS: &[Edit] = &[
+    edit("name", "name = \"base\"", "name = \"other\"", NOTHING),
+    edit("engine.workers", "workers = 1", "workers = 3", NOTHING),
+    added("engine.flush", "workers = 1", "flush = \"1s\"", NOTHING),
+    added("engine.checkpoint", "workers = 1", "checkpoint = { path = \"state\" }", NOTHING),
+
+    // Where a stream is, how it is reached and how much of it is read.
+    added("nats.url", STREAM, "url = \"nats://elsewhere:4222\"", NOTHING),
+    added("nats.context", STREAM, "context = \"c\"", NOTHING),
+    added("nats.creds", STREAM, "creds = \"file.creds\"", NOTHING),
+    added("nats.nkey", STREAM, "nkey = \"file.nk\"", NOTHING),
+    added("nats.user nats.password", STREAM, "user = \"u\"\npassword = \"p\"", NOTHING),
+    added("nats.token", STREAM, "token = \"t\"", NOTHING),
+    added("nats.tls", STREAM, "tls = { required = true }", NOTHING),
+    added("nats.start", STREAM, "start = \"new\"", NOTHING),
+    added("nats.until", STREAM, "until = \"final\"", NOTHING),
+    // What its events are.
+    edit("nats.stream", STREAM, "stream = \"OTHER\"", EVENTS),
+    added("nats.subjects", STREAM, "subjects = [\"a.>\"]", EVENTS),
+    added("nats.subjects", STREAM, "subjects = [\">\"]", NOTHING),
+    behind("nats.subjects", STREAM, "subjects = [\"a.>\", \"b\"]", "subjects = [\"b\", \"a.>\"]", NOTHING),
+    behind("nats.subjects", STREAM, "subjects = [\"a\"]", "subjects = \"a\"", NOTHING),
+    added("nats.lateness", STREAM, "lateness = \"30s\"", NOTHING),
+    added("nats.lateness", STREAM, "lateness = \"30000ms\"", NOTHING),
+    added("nats.lateness", STREAM, "lateness = \"31s\"", EVENTS),
+    added("nats.max_future", STREAM, "max_future = \"30s\"", NOTHING),
+    added("nats.max_future", STREAM, "max_future = \"1m\"", EVENTS),
+    added("nats.max_bytes", STREAM, "max_bytes = \"1MiB\"", NOTHING),
+    added("nats.max_bytes", STREAM, "max_bytes = 1048576", NOTHING),
+    added("nats.max_bytes", STREAM, "max_bytes = 1048577", EVENTS),
+    added("nats.format", STREAM, "format = \"json\"", NOTHING),
+    added("nats.event", STREAM, "event.user_id = \"user_id\"", NOTHING),
+    added("nats.event", STREAM, "event.user_id = \"payload.user_id\"", NOTHING),
+    added("nats.event", STREAM, "event.user_id = \"uid\"", EVENTS),
+    // A mapped `id` does not fall back to the header.
+    added("nats.event", STREAM, "event.id = \"id\"", EVENTS),
+    behind("nats.event", STREAM, "event.id = \"header:Ce-Id\"", "event.id = \"header:ce-id\"", NOTHING),
+
+    edit("file.path", FILE, "path = \"b/*.jsonl\"", NOTHING),
+    added("file.until", FILE, "until = \"end\"", NOTHING),
+    added("file.lateness", FILE, "lateness = \"30s\"", NOTHING),
+    added("file.lateness", FILE, "lateness = \"1m\"", HISTORY),
+    // Lines of a file have no broker's time.
+    added("file.max_future", FILE, "max_future = \"1m\"", NOTHING),
+    added("file.max_bytes", FILE, "max_bytes = \"1MiB\"", NOTHING),
+    added("file.max_bytes", FILE, "max_bytes = \"1KiB\"", HISTORY),
+    added("file.format", FILE, "format = \"json\"", NOTHING),
+    added("file.event", FILE, "event.timestamp = \"ts\"", HISTORY),
+    edit("file.type", "type = \"file\"\npath = \"a.jsonl\"", "type = \"generate\"", HISTORY),
+
+    edit("generate.count", GENERATE, "count = 20", NOTHING),
+    added("generate.rate", GENERATE, "rate = 5", NOTHING),
+    added("generate.until", GENERATE, "until = \"end\"", NOTHING),
+    added("generate.seed", GENERATE, "seed = 1", NOTHING),
+    added("generate.seed", GENERATE, "seed = 2", MARKET),
+    added("generate.users", GENERATE, "users = 1000", NOTHING),
+    added("generate.users", GENERATE, "users = 1001", MARKET),
+    added("generate.symbols", GENERATE, "symbols = 20", NOTHING),
+    added("generate.symbols", GENERATE, "symbols = 21", MARKET),
+    added("generate.interval", GENERATE, "interval = \"10ms\"", NOTHING),
+    added("generate.interval", GENERATE, "interval = \"1s\"", MARKET),
+    added("generate.start_at", GENERATE, "start_at = \"2026-01-01T00:00:00Z\"", NOTHING),
+    added("generate.start_at", GENERATE, "start_at = 2026-01-01T00:00:00Z", NOTHING),
+    added("generate.start_at", GENERATE, "start_at = \"2026-01-02T00:00:00Z\"", MARKET),
+    added("generate.lateness", GENERATE, "lateness = \"30s\"", NOTHING),
+    added("generate.lateness", GENERATE, "lateness = \"0s\"", MARKET),
+    added("generate.max_future", GENERATE, "max_future = \"0s\"", NOTHING),
+    added("generate.max_bytes", GENERATE, "max_bytes = 64", MARKET),
+    added("generate.format", GENERATE, "format = \"json\"", NOTHING),
+    added("generate.event", GENERATE, "event.source = \"'market'\"", MARKET),
+
+    edit("aggregate.from", "from = \"events\"\nwhere", "from = [\"events\"]\nwhere", NOTHING),
+    edit("aggregate.from", "from = \"events\"\nwhere", "from = \"history\"\nwhere", VOLUME),
+    edit("aggregate.from", "[\"events\", \"market\"]", "[\"market\", \"events\"]", NOTHING),
+    edit("aggregate.from", "[\"events\", \"market\"]", "[\"market\"]", "both results"),
+    edit("aggregate.where", "kind = 'fill'", "kind='fill'", NOTHING),
+    edit("aggregate.where", "kind = 'fill'", "kind = 'FILL'", VOLUME),
+    added("aggregate.where", FROM_MARKET, "where = \"a = 1\"", MINUTES),
+    edit("aggregate.by", BY, "by = \"properties.symbol\"", NOTHING),
+    edit("aggregate.by", BY, "by = { symbol = \"properties.symbol\" }", NOTHING),
+    edit("aggregate.by", BY, "by = { name = \"properties.symbol\" }", VOLUME),
+    edit("aggregate.by", BY, "by = { symbol = \"lower(properties.symbol)\" }", VOLUME),
+    edit("aggregate.by", BY, "by = [\"properties.symbol\", \"user_id\"]", VOLUME),
+    added("aggregate.by", FROM_MARKET, "by = []", NOTHING),
+    edit("aggregate.windows", "windows = [\"1m\", \"1d\"]", "windows = [\"1d\", \"1m\"]", NOTHING),
+    edit("aggregate.windows", "windows = [\"1m\", \"1d\"]", "windows = [\"1m\", \"24h\"]", VOLUME),
+    // Of one length, but rows say how the window is written.
+    edit("aggregate.windows", "windows = [\"1m\", \"1d\"]", "windows = [\"60s\", \"1d\"]", VOLUME),
+    instead("aggregate.windows", "windows = [\"1m\", \"1d\"]", "windows = [\"1m\"]", "windows = \"1m\"", NOTHING),
+    edit("aggregate.measures", "sum(properties.price)", "sum( properties.price )", NOTHING),
+    edit("aggregate.measures", "sum(properties.price)", "avg(properties.price)", VOLUME),
+    edit("aggregate.measures", "sum(properties.price)", "sum(properties.price) filter (where a)", VOLUME),
+    edit("aggregate.measures", "measures.total", "measures.sum", VOLUME),
+    instead("aggregate.measures", "measures.total = \"sum(properties.price)\"", "", "measures.m = \"min(a)\"", VOLUME),
+    added("aggregate.timezone", BY, "timezone = \"UTC\"", NOTHING),
+    added("aggregate.timezone", BY, "timezone = \"Europe/Berlin\"", VOLUME),
+    // Nothing there goes by it.
+    added("aggregate.timezone", FROM_MARKET, "timezone = \"Europe/Berlin\"", NOTHING),
+    behind("aggregate.timezone", FROM_MARKET, "where = \"extract(hour from timestamp) > 8\"", "where = \"extract(hour from timestamp) > 8\"\ntimezone = \"Europe/Berlin\"", MINUTES),
+    added("aggregate.time", BY, "time = \"timestamp\"", NOTHING),
+    added("aggregate.time", "from = \"pairs\"", "time = \"timestamp\"", NOTHING),
+    edit("aggregate.time", "from = \"volume\"\ntime = \"window_start\"", "from = \"volume\"\ntime = \"window_end\"", "hours lake"),
+
+    edit("join.left", "kind = 'placed'", "kind='placed'", NOTHING),
+    edit("join.left", "kind = 'placed'", "kind = 'x'", PAIRS),
+    instead("join.left join.right", "left = { from = \"events\", where = \"kind = 'placed'\" }\nright = { from = \"history\", where = \"kind = 'filled'\" }", "left = { from = \"events\" }\nright = { from = \"history\" }", "left = { from = \"history\" }\nright = { from = \"events\" }", PAIRS),
+    edit("join.right", "from = \"history\", where = \"kind = 'filled'\"", "from = \"history\"", PAIRS),
+    instead("join.right", "from = \"history\", where = \"kind = 'filled'\"", "from = \"history\"", "from = \"market\"", PAIRS),
+    edit("join.on", ON, "on = { left = \"correlation_id\", right = \"correlation_id\" }", NOTHING),
+    edit("join.on", ON, "on = { left = \"correlation_id\", right = \"causation_id\" }", PAIRS),
+    edit("join.on", ON, "on = \"user_id\"", PAIRS),
+    edit("join.within", WITHIN, "within = { after = \"30s\" }", NOTHING),
+    edit("join.within", WITHIN, "within = { before = \"0s\", after = \"30000ms\" }", NOTHING),
+    edit("join.within", WITHIN, "within = \"31s\"", PAIRS),
+    edit("join.within", WITHIN, "within = { before = \"1s\", after = \"30s\" }", PAIRS),
+    edit("join.select", "left.properties.symbol", "right.properties.symbol", PAIRS),
+    added("join.select", WITHIN, "select.id = \"left.id\"", PAIRS),
+    added("join.unmatched", WITHIN, "unmatched = \"none\"", NOTHING),
+
+    edit("funnel.from", "from = \"events\"\nsteps", "from = [\"events\"]\nsteps", NOTHING),
+    edit("funnel.from", "from = \"events\"\nsteps", "from = \"history\"\nsteps", STEPS),
+    instead("funnel.from", "from = \"events\"\nsteps", "from = [\"events\", \"market\"]\nsteps", "from = [\"market\", \"events\"]\nsteps", NOTHING),
+    // Of rows at one time those of the first input come first.
+    edit("funnel.from", "[\"volume\", \"minutes\"]", "[\"minutes\", \"volume\"]", "rates results"),
+    added("funnel.where", FUNNEL, "where = \"a = 1\"", STEPS),
+    added("funnel.by", FUNNEL, "by = \"user_id\"", NOTHING),
+    added("funnel.by", FUNNEL, "by = \"session_id\"", STEPS),
+    edit("funnel.steps", "{ name = \"a\", where = \"kind = 'a'\" }", "{ where = \"kind='a'\", name = \"a\" }", NOTHING),
+    edit("funnel.steps", "name = \"a\"", "name = \"A\"", STEPS),
+    edit("funnel.steps", "kind = 'a'", "kind = 'c'", STEPS),
+    edit("funnel.steps", "kind = 'b'\" }]", "kind = 'b'\" }, { name = \"c\", where = \"true\" }]", STEPS),
+    edit("funnel.within", FUNNEL, "within = \"60m\"", NOTHING),
+    edit("funnel.within", FUNNEL, "within = \"61m\"", STEPS),
+    added("funnel.order", FUNNEL, "order = \"ordered\"", NOTHING),
+    edit("funnel.window", "within = \"1h\"\nwindow = \"1d\"", "within = \"1h\"\nwindow = \"1w\"", STEPS),
+    added("funnel.timezone", FUNNEL, "timezone = \"UTC\"", NOTHING),
+    added("funnel.timezone", FUNNEL, "timezone = \"Asia/Tokyo\"", STEPS),
+    instead("funnel.timezone", "within = \"1h\"\nwindow = \"1d\"", "within = \"1h\"\nwindow = \"1h\"", "within = \"1h\"\nwindow = \"1h\"\ntimezone = \"Asia/Tokyo\"", NOTHING),
+    added("funnel.time", FUNNEL, "time = \"timestamp\"", NOTHING),
+
+    edit("postgres.url", RAW, "url = \"postgres://u:p@elsewhere/raw\"", NOTHING),
+    added("postgres.tls_ca", RAW, "tls_ca = \"ca.pem\"", NOTHING),
+    edit("postgres.from", "[\"volume\", \"events\", \"pairs\"]", "[\"pairs\", \"volume\", \"events\"]", NOTHING),
+    edit("postgres.from", "[\"volume\", \"events\", \"pairs\"]", "[\"volume\", \"events\"]", "warehouse"),
+    added("postgres.emit", WAREHOUSE, "emit = \"changes\"", NOTHING),
+    added("postgres.emit", WAREHOUSE, "emit = \"final\"", "warehouse"),
+    // Raw events are final at once.
+    added("postgres.emit", RAW, "emit = \"final\"", NOTHING),
+    added("postgres.table", WAREHOUSE, "table.volume = \"public.volume\"", NOTHING),
+    added("postgres.table", WAREHOUSE, "table.volume = \"live.volume\"", "warehouse"),
+    added("postgres.indexes", RAW, "indexes = true", NOTHING),
+    // An indexed column cannot hold long texts.
+    added("postgres.indexes", RAW, "indexes = false", "raw"),
+
+    edit("parquet.path", ARCHIVE, "path = \"elsewhere\"", NOTHING),
+    edit("parquet.from", "[\"history\", \"dead_letter\"]", "[\"dead_letter\", \"history\"]", NOTHING),
+    edit("parquet.from", "[\"history\", \"dead_letter\"]", "[\"history\"]", "archive"),
+    added("parquet.partition", ARCHIVE, "partition = []", NOTHING),
+    added("parquet.roll", ARCHIVE, "roll = { rows = 10, every = \"1s\" }", NOTHING),
+    added("parquet.emit", ARCHIVE, "emit = \"final\"", NOTHING),
+    // Changes carry columns of their own.
+    added("parquet.emit", ARCHIVE, "emit = \"changes\"", "archive"),
+    added("parquet.emit", "path = \"lake\"", "emit = \"changes\"", "lake"),
+
+    edit("results.subject", SUBJECT, "subject = \"live.{operator}\"", "results"),
+    added("results.url", SUBJECT, "url = \"nats://elsewhere:4222\"", NOTHING),
+    added("results.context", SUBJECT, "context = \"c\"", NOTHING),
+    added("results.creds", SUBJECT, "creds = \"file.creds\"", NOTHING),
+    added("results.nkey", SUBJECT, "nkey = \"file.nk\"", NOTHING),
+    added("results.user results.password", SUBJECT, "user = \"u\"\npassword = \"p\"", NOTHING),
+    added("results.token", SUBJECT, "token = \"t\"", NOTHING),
+    added("results.tls", SUBJECT, "tls = { required = true }", NOTHING),
+    edit("results.from", "[\"steps\", \"both\", \"rates\"]", "[\"both\", \"rates\"]", "results"),
+    added("results.emit", SUBJECT, "emit = \"changes\"", NOTHING),
+    added("results.emit", SUBJECT, "emit = \"final\"", "results"),
+
+    // Another order of the tables.
+    edit("order", "[sources.events]\ntype = \"nats\"\nstream = \"EVENTS\"\n", "[operators.more]\ntype = \"aggregate\"\nfrom = \"events\"\nwindows = [\"1s\"]\nmeasures.n = \"count(*)\"\n\n[sources.events]\ntype = \"nats\"\nstream = \"EVENTS\"\n", NOTHING),
+];
+
+/// Where a key can be put into the base to be told which keys there are, and the kind of the table.
+const TABLES: [(&str, &str); 10] = [
+    ("engine", "workers = 1"),
+    ("nats", STREAM),
+    ("file", FILE),
+    ("generate", GENERATE),
+    ("aggregate", BY),
+    ("join", WITHIN),
+    ("funnel", FUNNEL),
+    ("postgres", RAW),
+    ("parquet", ARCHIVE),
+    ("results", SUBJECT),
+];
+
+#[test]
+fn every_edit_changes_the_fingerprints_that_it_must_and_no_other() {
+    let mut wrong = Vec::new();
+    for edit in EDITS {
+        let [before, after] = edit.texts();
+        let expected: BTreeSet<String> =
+            edit.changes.split_whitespace().map(str::to_owned).collect();
+        let found = changed(&planned(&before), &planned(&after));
+        if found != expected {
+            let Edit { keys, before, after, .. } = edit;
+            wrong.push(format!(
+                "{keys}: {before} -> {after}\n  expected {expected:?}\n  found    {found:?}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} edits:\n{}", wrong.len(), EDITS.len(), wrong.join("\n"));
+    println!("{} edits", EDITS.len());
+}
+
+/// A setting that is added must find its way into the table.
+#[test]
+fn every_setting_is_in_the_table() {
+    let covered: BTreeSet<&str> =
+        EDITS.iter().flat_map(|edit| edit.keys.split_whitespace()).collect();
+    let mut missing = Vec::new();
+    for (kind, place) in TABLES {
+        // With another type it is another thing, and of a source that is in the table.
+        for key in keys(place).into_iter().filter(|key| key != "type") {
+            let name = format!("{kind}.{key}");
+            if !covered.contains(name.as_str()) {
+                missing.push(name);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no edit of {}", missing.join(", "));
+}
+
+/// The keys of the table that holds a text, as `check` tells them.
+fn keys(place: &str) -> Vec<String> {
+    let text = BASE.replace(place, &format!("{place}\nqqqqqqqqqqqqqqqq = 1"));
+    let document = Document::parse("base.toml", &text, Box::new(|_| None));
+    assert!(plan(&document, &CATALOG).is_none());
+    let findings = document.render_findings(false);
+    let told = findings.split("its keys are: ").nth(1).unwrap_or_else(|| panic!("{findings}"));
+    let told: Vec<String> =
+        told.lines().next().unwrap().split(", ").map(|key| key.trim().to_owned()).collect();
+    assert!(told.len() >= 3, "{findings}");
+    told
+}
+
+fn planned(text: &str) -> Deployment {
+    let document = Document::parse("base.toml", text, Box::new(|_| None));
+    let deployment = plan(&document, &CATALOG);
+    deployment.unwrap_or_else(|| panic!("{}\n{text}", document.render_findings(false)))
+}
+
+/// The operators, and the sinks that keep rows, that both have and that mean something else.
+fn changed(before: &Deployment, after: &Deployment) -> BTreeSet<String> {
+    let operators = before.operators.iter().filter_map(|node| {
+        let other = after.operators.iter().find(|other| other.name == node.name)?;
+        (other.fingerprint != node.fingerprint).then(|| node.name.clone())
+    });
+    let sinks = before.sinks.iter().filter(|node| node.kind != "print").filter_map(|node| {
+        let other = after.sinks.iter().find(|other| other.name == node.name)?;
+        (!other.means(&node.fingerprint)).then(|| node.name.clone())
+    });
+    operators.chain(sinks).collect()
+}

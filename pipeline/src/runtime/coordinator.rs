@@ -153,7 +153,7 @@ impl Coordinator {
                         self.release(&oldest);
                     }
                 }
-                () = tokio::time::sleep_until(deadline.unwrap_or_else(far_away)),
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)),
                     if deadline.is_some() => self.seal(Seal::Full),
                 (source, message) = next_message(&mut self.intakes, &self.sources, &self.cuts, &self.deployment),
                     if accepts => self.take(source, message)?,
@@ -471,10 +471,6 @@ enum Seal {
     Last,
     /// It closes every window.
     End,
-}
-
-fn far_away() -> Instant {
-    Instant::now() + Duration::from_secs(3600)
 }
 
 /// The next message of any source that may be read: not held at a cut, and with nothing in hand.

@@ -1,9 +1,13 @@
 //! Proves that the scenarios notice mistakes: with each bug that a test build can be made to have,
 //! the scenario that is named for it must fail.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
 use waterwheel_pipeline::contract::failpoint::SEEDED_BUGS;
 
 use super::{
@@ -113,9 +117,15 @@ fn passes(name: &str, bug: &str) -> bool {
     // A test that is not there fails nothing.
     let is_there = String::from_utf8_lossy(&listed.stdout).contains(&format!("{name}: test"));
     assert!(is_there, "{name} is not a test");
+    // Killed, a test leaves its directories behind, and would leave its servers.
+    let temporary = TempDir::new().expect("a temporary directory");
+    let for_all = Permissions::from_mode(0o711);
+    std::fs::set_permissions(temporary.path(), for_all).expect("a directory of ours");
     let mut test = Command::new(binary)
         .args(["--exact", name])
         .env("WATERWHEEL_SEEDED_BUGS", bug)
+        .env("TMPDIR", temporary.path())
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -127,7 +137,9 @@ fn passes(name: &str, bug: &str) -> bool {
             return status.success();
         }
         if started.elapsed() > PASSES_WITHIN {
-            let _ = (test.kill(), test.wait());
+            let family = format!("kill -KILL -{}", test.id());
+            let _ = Command::new("sh").arg("-c").arg(family).status();
+            let _ = test.wait();
             return false;
         }
         std::thread::sleep(Duration::from_millis(20));

@@ -24,9 +24,6 @@ use crate::support::stream::{block_on, connect};
 use crate::support::trading::PIPELINE;
 use crate::support::waterwheel::{Deployment, Ending, Waterwheel};
 
-/// Runs the deployments with checkpoints.
-const CHECKPOINTS: bool = true;
-
 const CHECKPOINT: &str = r#"checkpoint = { path = "${STATE}", every = "100ms", keep = 3 }"#;
 
 const DEPLOYMENT: &str = r#"
@@ -71,10 +68,13 @@ pub(super) struct Shape {
     pub(super) roll: &'static str,
     /// The stream keeps messages only until they are acknowledged.
     pub(super) is_work_queue: bool,
+    /// The pipeline keeps checkpoints; without them each start reads the stream from its beginning.
+    pub(super) has_checkpoints: bool,
 }
 
 /// Where a scenario does not say.
-pub(super) const ORDINARY: Shape = Shape { roll: "60ms", is_work_queue: false };
+pub(super) const ORDINARY: Shape =
+    Shape { roll: "60ms", is_work_queue: false, has_checkpoints: true };
 
 /// An episode with fewer messages would have no funnel, no fill, or no late event.
 const EVENTS_LEAST: usize = 800;
@@ -214,7 +214,7 @@ impl Stage {
 
     /// The pipeline with so many workers; instances that run at the same time need other numbers.
     pub(super) fn deployment(&self, workers: u64) -> Deployment {
-        let checkpoint = if CHECKPOINTS { CHECKPOINT } else { "" };
+        let checkpoint = if self.shape.has_checkpoints { CHECKPOINT } else { "" };
         let text = DEPLOYMENT
             .replace("{workers}", &workers.to_string())
             .replace("{checkpoint}", checkpoint)

@@ -59,9 +59,11 @@ pub async fn run(
     on_change: OnChange,
 ) -> Result<Outcome, Fault> {
     let mut waiting = Waiting::new(&gauges, "the pipeline");
+    // The highest generation that this process has claimed.
+    let mut own = None;
     loop {
         let began = Instant::now();
-        let fault = match generation(&deployment, &gauges, &drain, on_change).await {
+        let fault = match generation(&deployment, &gauges, &drain, on_change, &mut own).await {
             Ok(outcome) => return Ok(outcome),
             Err(fault) if fault.remedy == Remedy::Retry => fault,
             Err(fault) => return Err(fault),
@@ -88,13 +90,14 @@ async fn generation(
     gauges: &Arc<Gauges>,
     drain: &CancellationToken,
     on_change: OnChange,
+    own: &mut Option<Generation>,
 ) -> Result<Outcome, Fault> {
     gauges.reset();
     let directory = deployment
         .checkpoint
         .as_ref()
         .map(|settings| Directory::new(&settings.path, &deployment.name));
-    let claim = claim_all(deployment, gauges, directory.as_ref());
+    let claim = claim_all(deployment, gauges, directory.as_ref(), own);
     let (generation, mut claimed) = tokio::select! {
         () = drain.cancelled() => return Ok(Outcome::Drained),
         claimed = claim => claimed?,
@@ -156,18 +159,22 @@ async fn recover(
         .unwrap_or_else(|error| Err(Fault::halt(format!("checkpoints cannot be read: {error}"))))
 }
 
-/// Claims every sink for one generation, higher than any that a sink or a checkpoint holds.
+/// Claims every sink for one generation, higher than any that a sink or a checkpoint holds. A process
+/// that has claimed before only goes on from its own: a higher one is that of a newer instance, which
+/// it must not fence off in its turn.
 async fn claim_all(
     deployment: &Deployment,
     gauges: &Gauges,
     directory: Option<&Directory>,
+    own: &mut Option<Generation>,
 ) -> Result<(Generation, Vec<Claimed>), Fault> {
-    let mut generation = match directory {
-        Some(directory) => directory.generation().map_err(|error| {
+    let mut generation = match (*own, directory) {
+        (Some(own), _) => own,
+        (None, Some(directory)) => directory.generation().map_err(|error| {
             let place = directory.path().display();
             Fault::retry(format!("cannot list the checkpoints in {place}: {error}"))
         })?,
-        None => 0,
+        (None, None) => 0,
     } + 1;
     let mut waiting = Waiting::new(gauges, "the start");
     'again: loop {
@@ -176,7 +183,19 @@ async fn claim_all(
             let mut sink = node.spec.build();
             sink.expect(&node.fingerprint);
             match sink.open(generation).await {
-                Ok(claim) => claimed.push(Claimed { sink, progress: claim.progress }),
+                Ok(claim) => {
+                    if let Some(own) = own {
+                        *own = generation;
+                    }
+                    claimed.push(Claimed { sink, progress: claim.progress });
+                }
+                Err(ClaimError::Stale(held)) if own.is_some_and(|own| held > own) => {
+                    return Err(Fault::halt(format!(
+                        "a newer instance (generation {held}) has taken over sink `{}`",
+                        node.name
+                    ))
+                    .help("let one instance of a pipeline run at a time"));
+                }
                 Err(ClaimError::Stale(held)) => {
                     generation = held.max(generation) + 1;
                     continue 'again;
@@ -192,6 +211,7 @@ async fn claim_all(
             }
         }
         waiting.over();
+        *own = Some(generation);
         return Ok((generation, claimed));
     }
 }

@@ -35,17 +35,18 @@ fn group(key: &ExpiringKey) -> KeyGroup {
     key_group(key_hash(key))
 }
 
-/// An update of one side as it is given back. It is saved as a tuple of references.
-#[derive(Deserialize, Serialize)]
-struct SavedUpdate {
+/// An update of one side as it is given back.
+#[derive(Deserialize)]
+struct RestoredUpdate {
     is_right: bool,
     key: ExpiringKey,
     row: Row,
     diff: isize,
 }
 
+/// The same as it is saved.
 #[derive(Serialize)]
-struct UpdateToSave<'a> {
+struct SavedUpdate<'a> {
     is_right: bool,
     key: &'a ExpiringKey,
     row: &'a Row,
@@ -59,7 +60,7 @@ pub(super) fn restored(part: &StatePart, clock: &Clock) -> [Vec<(ExpiringKey, Ro
         return sides;
     };
     let watermark_us = clock.least_before(epoch + 1);
-    part.restore(|saved: SavedUpdate| {
+    part.restore(|saved: RestoredUpdate| {
         if saved.key.expires_us > watermark_us {
             sides[usize::from(saved.is_right)].push((saved.key, saved.row, saved.diff));
         }
@@ -139,7 +140,7 @@ impl Fold<Row, Row> for JoinState {
                         && key.expires_us > watermark_us
                         && !saver.is_whole(group)
                     {
-                        saver.put(group, &UpdateToSave { is_right, key, row, diff });
+                        saver.put(group, &SavedUpdate { is_right, key, row, diff });
                     }
                 });
             }
@@ -154,7 +155,7 @@ impl Fold<Row, Row> for JoinState {
                             && key.expires_us > watermark_us
                             && saver.is_whole(group)
                         {
-                            saver.put(group, &UpdateToSave { is_right, key, row, diff });
+                            saver.put(group, &SavedUpdate { is_right, key, row, diff });
                         }
                     });
                 });

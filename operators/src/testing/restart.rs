@@ -22,7 +22,7 @@ struct Segment {
 struct Chain(Vec<Segment>);
 
 impl SavedState for Chain {
-    fn read(&self, part: &str, group: KeyGroup) -> Result<Vec<Vec<u8>>, Fault> {
+    fn read(&self, part: &str, _: u128, group: KeyGroup) -> Result<Vec<Vec<u8>>, Fault> {
         let since = self.0.iter().rposition(|segment| segment.whole.contains(&group));
         let segments = &self.0[since.expect("the first segment holds everything")..];
         let key = (part.to_owned(), group);

@@ -127,6 +127,19 @@ pub fn fingerprint(received_at_us: Option<i64>, payload: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(payload, seed).max(1)
 }
 
+/// A position of a log called `s`, for tests to which nothing else matters.
+#[cfg(test)]
+pub(crate) fn position_at(ordinal: u64) -> Position {
+    Position {
+        stream: "s".to_owned(),
+        created: 0,
+        ordinal,
+        fingerprint: 0,
+        gaps: Vec::new(),
+        messages: 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

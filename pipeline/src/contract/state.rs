@@ -52,11 +52,11 @@ pub struct SavedPart {
 
 /// A checkpoint that is given back.
 pub trait SavedState: Send + Sync {
-    /// The encoded items of a group, in the order in which they were saved.
+    /// The encoded items of a group, in the order in which they were saved under this fingerprint.
     ///
     /// # Errors
-    /// They cannot be read.
-    fn read(&self, part: &str, group: KeyGroup) -> Result<Vec<Vec<u8>>, Fault>;
+    /// They cannot be read, or have another meaning.
+    fn read(&self, part: &str, fingerprint: u128, group: KeyGroup) -> Result<Vec<Vec<u8>>, Fault>;
 }
 
 /// What a worker restores.
@@ -185,7 +185,7 @@ impl StatePart {
         };
         for group in (*worker..usize::from(KEY_GROUPS)).step_by((*workers).max(1)) {
             let restored = state
-                .read(&self.name, group as KeyGroup)
+                .read(&self.name, self.fingerprint, group as KeyGroup)
                 .and_then(|runs| runs.iter().try_for_each(|run| decode(run, &mut apply)));
             if let Err(fault) = restored {
                 let fault = fault.within(format!("the saved state of `{}`", self.name));

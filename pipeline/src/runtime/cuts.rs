@@ -63,17 +63,10 @@ pub(super) fn is_held(given: &Positions, held: &Positions, origin: &Positions) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::position::position_at;
 
     fn positions(a: u64, b: u64) -> Positions {
-        let position = |ordinal| Position {
-            stream: "s".to_owned(),
-            created: 0,
-            ordinal,
-            fingerprint: 0,
-            gaps: Vec::new(),
-            messages: 0,
-        };
-        [("a".to_owned(), position(a)), ("b".to_owned(), position(b))].into()
+        [("a".to_owned(), position_at(a)), ("b".to_owned(), position_at(b))].into()
     }
 
     #[test]

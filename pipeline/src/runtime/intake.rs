@@ -104,20 +104,21 @@ impl Intake {
         for recorded in &self.recorded {
             self.source.verify(recorded).await?;
         }
+        // A source that was opened again is told again.
+        self.released.mark_changed();
         Ok(opened)
     }
 
     /// The next messages. What is released meanwhile is let go of at once.
     async fn next(&mut self) -> Result<Next, Fault> {
         loop {
-            // Marks it as seen; a source that was opened again is told again.
-            let released = self.released.borrow_and_update().clone();
-            if let Some(released) = released {
-                self.source.release(&released);
-            }
             tokio::select! {
                 biased;
-                Ok(()) = self.released.changed() => {}
+                Ok(()) = self.released.changed() => {
+                    if let Some(released) = &*self.released.borrow_and_update() {
+                        self.source.release(released);
+                    }
+                }
                 next = self.source.next() => return next,
             }
         }

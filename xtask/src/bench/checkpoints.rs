@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
     for round in 1..=ROUNDS {
         for (index, name) in ["without", "with"].into_iter().enumerate() {
             eprintln!("xtask: round {round} of {ROUNDS}: {name} checkpoints");
-            let (usage, result) = bench.run(name, "final")?;
+            let (usage, result) = bench.run(name)?;
             runs[index].push(usage);
             results.push(result);
         }
@@ -67,10 +67,10 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// Runs from a clean start to the end; the number of rows and a sum that does not depend on
     /// their order.
-    fn run(&mut self, name: &str, until: &str) -> Outcome<(Usage, (u64, u64))> {
+    fn run(&mut self, name: &str) -> Outcome<(Usage, (u64, u64))> {
         let directory = self.directory(name)?;
         let out = directory.join("out.jsonl");
-        let mut command = self.command(&directory, until)?;
+        let mut command = self.command(&directory, "final");
         command.stdout(File::create(&out)?).stderr(File::create(directory.join("log"))?);
         let usage = measure(&mut command, &mut self.scratch)?;
         let (mut rows, mut sum) = (0, 0_u64);
@@ -97,23 +97,23 @@ impl Bench<'_> {
         Ok(directory)
     }
 
-    fn command(&self, directory: &Path, until: &str) -> Outcome<Command> {
+    fn command(&self, directory: &Path, until: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("run").arg(directory.join("checkpoints.toml")).current_dir(directory);
         command.env("FILE", self.events).env("UNTIL", until).stdin(Stdio::null());
-        Ok(command)
+        command
     }
 
     /// Starts again and again from a checkpoint of everything; the seconds until the state is there.
     fn restarts(&mut self) -> Outcome<Vec<f64>> {
         eprintln!("xtask: restarts");
         let directory = self.directory("with")?;
-        let mut first = self.command(&directory, "end")?;
+        let mut first = self.command(&directory, "end");
         first.stdout(Stdio::null()).stderr(File::create(directory.join("log"))?);
         measure(&mut first, &mut self.scratch)?;
         let mut seconds = Vec::new();
         for _ in 0..RESTARTS {
-            let mut command = self.command(&directory, "end")?;
+            let mut command = self.command(&directory, "end");
             let began = Instant::now();
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
             self.scratch.watch(child.id())?;

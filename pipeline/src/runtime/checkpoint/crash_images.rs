@@ -98,7 +98,7 @@ fn recovered(directory: &Directory) -> Option<Recovered> {
 fn judge(recovered: &Recovered) -> Epoch {
     let epoch = recovered.record.epoch;
     for group in GROUPS {
-        let runs = recovered.state.read("volume.windows", group).expect("it can be read");
+        let runs = recovered.state.read("volume.windows", 7, group).expect("it can be read");
         let last = runs.last().map_or(0, |bytes| u64::from_le_bytes(bytes[..].try_into().unwrap()));
         assert_eq!(last, expected(epoch, group), "group {group} after epoch {epoch}");
     }

@@ -195,10 +195,14 @@ impl Loaded {
 }
 
 impl SavedState for Loaded {
-    fn read(&self, part: &str, group: KeyGroup) -> Result<Vec<Vec<u8>>, Fault> {
+    fn read(&self, part: &str, fingerprint: u128, group: KeyGroup) -> Result<Vec<Vec<u8>>, Fault> {
         let places = self.places.get(part).and_then(|groups| groups.get(&group));
-        let frames = places.into_iter().flatten();
-        let items = frames.map(|(segment, frame)| frame.items(&self.segments[*segment]));
+        let items = places.into_iter().flatten().map(|(segment, frame)| {
+            if frame.fingerprint != fingerprint {
+                return Err(Damage::new(format!("a frame of `{part}` has another meaning")));
+            }
+            frame.items(&self.segments[*segment])
+        });
         items.collect::<Result<_, _>>().map_err(|damage| Fault::halt(format!("{damage}")))
     }
 }

@@ -150,18 +150,10 @@ impl Saves {
 mod tests {
     use super::*;
     use crate::contract::epoch::EpochRecord;
-    use crate::contract::position::Position;
+    use crate::contract::position::position_at;
 
     fn positions(ordinal: u64) -> Positions {
-        let position = Position {
-            stream: "s".to_owned(),
-            created: 0,
-            ordinal,
-            fingerprint: 0,
-            gaps: Vec::new(),
-            messages: 0,
-        };
-        [("events".to_owned(), position)].into()
+        [("events".to_owned(), position_at(ordinal))].into()
     }
 
     fn progress(ordinal: u64) -> Progress {

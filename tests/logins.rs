@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use crate::support::accounts::{Operator, User};
 use crate::support::nats_server::NatsServer;
 use crate::support::stream::{block_on, create, publish};
+use crate::support::wait_until;
 use crate::support::waterwheel::Deployment;
 
 /// A user made for this test, and known to the whole world now.
@@ -23,7 +24,7 @@ name = "logins"
 type = "nats"
 {connection}
 stream = "EVENTS"
-until = "final"
+until = "${{UNTIL:-final}}"
 
 [sinks.screen]
 type = "print"
@@ -114,6 +115,26 @@ fn both_sides_show_a_certificate() {
         at("client.key")
     );
     reads_five(directory.path(), client, &url, &connection);
+}
+
+/// A login that worked at the start and is refused when the connection comes back is no outage.
+#[test]
+fn a_login_that_is_taken_away_ends_the_run() {
+    let directory = TempDir::new().unwrap();
+    let login = |password: &str| format!("authorization {{ user: u, password: {password} }}\n");
+    let mut nats = NatsServer::start_with(&login("one"));
+    let connection = format!("url = \"{}\"", nats.url_as("u:one"));
+    let client = async_nats::ConnectOptions::with_user_and_password("u".into(), "one".into());
+    reads_five(directory.path(), client, &nats.url(), &connection);
+    let mut running = deployment(directory.path(), &connection).set("UNTIL", "forever").start();
+    wait_until("it reads", || running.printed().lines().count() >= 5 || running.has_ended());
+    running.assert_running();
+    nats.kill();
+    nats.reconfigure(&login("two"));
+    nats.restart();
+    let ending = running.wait();
+    assert_eq!(ending.status.code(), Some(4), "{}", ending.stderr);
+    assert!(ending.stderr.contains("refuses the login"), "{}", ending.stderr);
 }
 
 /// A CA, and a certificate by it for the server and one for the client.

@@ -2,18 +2,20 @@
 //! and every command is run over it.
 
 use std::fs;
-use std::io::Read;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use async_nats::ConnectOptions;
 use tempfile::TempDir;
 
 use crate::support::DEADLINE;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::Postgres;
+use crate::support::stream::{block_on, create};
 
 /// The secret. As a seed of NATS keys it would be valid but for its checksum, so that code which
 /// tells seeds from file names sees one.
@@ -143,6 +145,43 @@ fn a_server_that_refuses_the_login_is_told_no_secret() {
     let sink = format!("type = \"postgres\"\nfrom = [\"events\"]\nurl = \"{url}\"");
     let ending = scene.run(&deployment(GENERATE, &sink));
     assert_eq!(ending.code, Some(4), "{}", ending.said);
+}
+
+/// A header with a bare carriage return panics in the client library, in the middle of everything.
+#[test]
+fn a_panic_shows_no_secret() {
+    let scene = Scene::new();
+    let login = format!("authorization {{ user: user, password: \"{CANARY}\" }}");
+    let nats = NatsServer::start_with(&login);
+    let url = nats.url_as(&format!("user:{CANARY}"));
+    let address = nats.url().replace("nats://", "");
+    block_on(async {
+        let login = ConnectOptions::with_user_and_password("user".to_owned(), CANARY.to_owned());
+        let client = login.connect(nats.url()).await.unwrap();
+        create(&async_nats::jetstream::new(client), "E", "events").await;
+    });
+    let mut wire = TcpStream::connect(address).unwrap();
+    let connect =
+        format!(r#"CONNECT {{"verbose":false,"headers":true,"user":"user","pass":"{CANARY}"}}"#);
+    let head = "NATS/1.0\r\nA: 1\rB: 2\r\n\r\n";
+    let size = head.len();
+    let message =
+        format!("{connect}\r\nHPUB events.x {size} {}\r\n{head}{{}}\r\nPING\r\n", size + 2);
+    wire.write_all(message.as_bytes()).unwrap();
+    let mut heard = String::new();
+    let mut bytes = [0; 4096];
+    while !heard.contains("PONG") {
+        let length = wire.read(&mut bytes).unwrap();
+        assert!(length > 0, "the server hangs up: {heard}");
+        heard.push_str(&String::from_utf8_lossy(&bytes[..length]));
+    }
+    let source = format!("type = \"nats\"\nstream = \"E\"\nurl = \"{url}\"\nuntil = \"end\"");
+    let text =
+        format!("{}[engine]\ncheckpoint = {{ path = \"state\" }}\n", deployment(&source, PRINT));
+    let ending = scene.run(&text);
+    assert!(ending.said.contains("panicked"), "{}", ending.said);
+    let noted = fs::read_to_string(scene.directory.path().join("state/canary/panics")).unwrap();
+    assert!(!noted.is_empty() && !noted.contains(CANARY), "{noted}");
 }
 
 const PRINT: &str = "type = \"print\"\nfrom = [\"events\"]";

@@ -383,3 +383,46 @@ fn single_messages_deleted_after_they_are_read_stay_counted() {
     assert_eq!(halted, count, "the replay cannot be what the sinks have seen");
     println!("source: {count} runs after a message that was read is deleted, seed {seed}");
 }
+
+/// What is gone is gone on without only where it is named, to the message; and named once.
+#[test]
+fn a_gap_that_is_accepted_is_gone_on_without() {
+    let postgres = SharedPostgres::start();
+    let mut chance = Chance::new();
+    let (count, seed) = (rounds(3, 20), chance.seed);
+    for round in 0..count {
+        let what = format!("round {round}, seed {seed}");
+        let mut stage = Stage::new(&postgres, round, -1);
+        stage.publish(chance.between(30, 80), 0);
+        let read = stage.last();
+        // A run that ends in order leaves a checkpoint of all that it has read.
+        let deployment = stage.saving_deployment().set("UNTIL", "end");
+        assert_eq!(deployment.start().wait().status.code(), Some(0), "{what}");
+        stage.publish(chance.between(20, 40), 0);
+        let first_left = read + chance.between(3, 15);
+        stage.purge_to(first_left);
+        assert_halted(&what, &deployment.start().wait(), GONE);
+        // Less than what is missing, and another place.
+        let (from, to) = (read + 1, first_left - 1);
+        for wrong in [(from, to - 1), (from + 1, to), (1, 2)] {
+            let range = format!("{}..{}", wrong.0, wrong.1);
+            let refused = deployment.command_with("run", &["--accept-gap", &range]).wait();
+            assert_eq!(refused.status.code(), Some(3), "{what}, {range}: {}", refused.stderr);
+            stage.assert_prefix(&what, read);
+        }
+        let range = format!("events:{from}..{to}");
+        let accepted = deployment.command_with("run", &["--accept-gap", &range]).wait();
+        assert_eq!(accepted.status.code(), Some(0), "{what}: {}", accepted.stderr);
+        let gaps = "select positions->'events'->'gaps' from waterwheel.progress";
+        let recorded: Value = serde_json::from_str(stage.query(gaps).unwrap().trim()).unwrap();
+        assert!(!recorded.as_array().unwrap().is_empty(), "{what}: the gap is in the progress");
+        // It need not be said again.
+        stage.publish(chance.between(5, 20), 0);
+        let again = deployment.start().wait();
+        assert_eq!(again.status.code(), Some(0), "{what}: {}", again.stderr);
+        let whole = (1..).zip(stage.original.iter().copied());
+        let left: Vec<(u64, u64)> = whole.filter(|(at, _)| !(from..=to).contains(at)).collect();
+        stage.assert_rows(&what, &left, |held| held == left.len());
+    }
+    println!("source: {count} gaps accepted, {} wrong ranges refused, seed {seed}", count * 3);
+}

@@ -11,6 +11,7 @@ mod disk_full;
 mod faults;
 mod findings;
 mod fingerprints;
+mod golden;
 mod history;
 mod hostile;
 mod latency;

@@ -3,8 +3,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use super::results::PROGRESS;
 use super::stage::Stage;
 use super::{Counts, Options};
+use crate::support::stream::{block_on, connect};
 
 const EVENTS: usize = 400;
 
@@ -14,7 +16,7 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
     let mut stage = Stage::new(options, 20_000);
     for _ in 0..options.rounds {
-        for sink in ["warehouse", "lake"] {
+        for sink in ["warehouse", "lake", "results"] {
             stage.begin();
             stage.allow(EVENTS);
             let before = stage.points();
@@ -24,17 +26,7 @@ pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
             })?;
             stage.pass(100);
             running.kill();
-            let own = stage.lake().join("_waterwheel");
-            if sink == "lake" {
-                fs::rename(&own, stage.lake().join("_elsewhere"))
-                    .map_err(|error| error.to_string())?;
-            } else {
-                let sql = "delete from waterwheel.progress";
-                stage
-                    .postgres
-                    .query_in(stage.database(), sql)
-                    .map_err(|error| error.to_string())?;
-            }
+            remove_progress(&stage, sink)?;
             let mut running = stage.start();
             // The watch would see tables without progress: that is the fault, and not a finding.
             let started = Instant::now();
@@ -53,5 +45,26 @@ pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
             }
         }
     }
-    Ok(Counts(format!("{} times of 2 sinks, all refused", options.rounds)))
+    Ok(Counts(format!("{} times of 3 sinks, all refused", options.rounds)))
+}
+
+fn remove_progress(stage: &Stage, sink: &str) -> Result<(), String> {
+    match sink {
+        "warehouse" => {
+            let sql = "delete from waterwheel.progress";
+            let removed = stage.postgres.query_in(stage.database(), sql);
+            removed.map(drop).map_err(|error| error.to_string())
+        }
+        "lake" => {
+            let (own, elsewhere) = (stage.lake().join("_waterwheel"), stage.lake().join("_else"));
+            fs::rename(own, elsewhere).map_err(|error| error.to_string())
+        }
+        _ => block_on(async {
+            let context = connect(&stage.nats.url()).await;
+            let stream = context.get_stream("RESULTS").await.map_err(|error| error.to_string())?;
+            let purged =
+                stream.purge().filter(PROGRESS).await.map_err(|error| error.to_string())?;
+            if purged.purged == 0 { Err("there was no progress".to_owned()) } else { Ok(()) }
+        }),
+    }
 }

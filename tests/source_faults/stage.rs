@@ -97,7 +97,17 @@ impl<'p> Stage<'p> {
     }
 
     pub(super) fn deployment(&self) -> Deployment {
-        Deployment::new(&self.directory.path().join("run"), PIPELINE)
+        self.deployment_of(PIPELINE)
+    }
+
+    /// The same with checkpoints.
+    pub(super) fn saving_deployment(&self) -> Deployment {
+        let checkpoint = "[engine]\ncheckpoint = { path = \"state\" }\n";
+        self.deployment_of(&PIPELINE.replace("[engine]\n", checkpoint))
+    }
+
+    fn deployment_of(&self, text: &str) -> Deployment {
+        Deployment::new(&self.directory.path().join("run"), text)
             .set("NATS", self.nats.url())
             .set("DATABASE", self.url())
     }

@@ -49,7 +49,8 @@ impl Deployment {
         self.command_with(command, &[])
     }
 
-    fn command_with(&self, command: &str, options: &[&str]) -> Waterwheel {
+    /// Starts `waterwheel <command> <file> <options>`.
+    pub(crate) fn command_with(&self, command: &str, options: &[&str]) -> Waterwheel {
         let mut child = Command::new(env!("CARGO_BIN_EXE_waterwheel"))
             .arg(command)
             .arg(&self.file)
@@ -94,6 +95,11 @@ impl Waterwheel {
     /// What it has said on stderr so far.
     pub(crate) fn said(&self) -> String {
         self.stderr.as_ref().map(Pipe::text).unwrap_or_default()
+    }
+
+    /// What it has printed on stdout so far.
+    pub(crate) fn printed(&self) -> String {
+        self.stdout.as_ref().map(Pipe::text).unwrap_or_default()
     }
 
     /// Sends it a signal: `STOP` makes it stand still, `CONT` go on.

@@ -288,7 +288,15 @@ impl Stage {
     }
 
     fn assert_whole(&self) {
-        assert!(self.visible().into_iter().eq(1..=self.published), "every message, once");
+        let visible = self.visible();
+        let whole: Vec<u64> = (1..=self.published).collect();
+        let first = visible.iter().zip(&whole).find(|(is, due)| is != due);
+        assert!(
+            visible == whole,
+            "every message, once: {} rows of {} messages, the first that differs: {first:?}",
+            visible.len(),
+            whole.len()
+        );
         let lake = parse(&python("read_lake.py", &[&self.place(OnDisk::Lake)]));
         let volume = of_operator(&lake, "volume");
         let events: u64 = volume.iter().map(|row| row["events"].as_u64().unwrap()).sum();

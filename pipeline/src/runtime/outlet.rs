@@ -40,6 +40,9 @@ pub(super) struct Outlet {
     pub(super) fingerprint: String,
     /// What the sink held when it was claimed: nothing up to there is given again.
     pub(super) recorded: Option<Progress>,
+    /// What the sink has taken: as far as it recorded, or further where it keeps changes for a later
+    /// step.
+    pub(super) taken: Option<Progress>,
     pub(super) origin: Positions,
     pub(super) deliveries: mpsc::Receiver<Delivery>,
     pub(super) coordinator: mpsc::Sender<FromOutlet>,
@@ -166,6 +169,7 @@ impl Outlet {
         loop {
             match self.sink.commit(&commit).await {
                 Ok(durable) => {
+                    self.taken = Some(commit.progress);
                     self.report(durable).await;
                     break;
                 }
@@ -199,6 +203,7 @@ impl Outlet {
                     });
                     if is_committed {
                         tracing::info!(sink = %self.name, "the commit had gone through");
+                        self.taken.clone_from(&durable);
                         self.report(durable).await;
                         return Ok(true);
                     }
@@ -206,7 +211,7 @@ impl Outlet {
                     let before = |progress: &Option<Progress>| {
                         progress.as_ref().map(|progress| progress.record.positions.clone())
                     };
-                    if before(&durable) != before(&self.recorded) {
+                    if before(&durable) != before(&self.taken) {
                         return Err(Fault::retry("kept changes were lost; reading them again"));
                     }
                     return Ok(false);
@@ -262,4 +267,86 @@ fn changes(mut updates: Updates, schema: &SchemaRef) -> Changes {
     }
     changes.deletes = gone;
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::epoch::{EpochRecord, Generation};
+    use crate::contract::position::position_at;
+    use crate::contract::sink::{Claim, ClaimError};
+    use async_trait::async_trait;
+
+    /// Keeps what it is given, and then cannot make it durable: like files on a full disk.
+    struct Keeping {
+        commits: usize,
+        fails_at: usize,
+    }
+
+    #[async_trait]
+    impl Sink for Keeping {
+        async fn open(&mut self, generation: Generation) -> Result<Claim, ClaimError> {
+            Ok(Claim { generation, progress: None })
+        }
+
+        async fn commit(&mut self, _commit: &Commit) -> Result<Option<Progress>, Fault> {
+            self.commits += 1;
+            if self.commits == self.fails_at { Err(Fault::retry("full")) } else { Ok(None) }
+        }
+
+        async fn recover(&mut self) -> Result<Option<Progress>, Fault> {
+            Ok(None)
+        }
+
+        async fn close(&mut self) -> Result<Option<Progress>, Fault> {
+            Ok(None)
+        }
+    }
+
+    /// Gives three epochs to a sink that fails at one of its commits.
+    async fn ending(fails_at: usize) -> Ending {
+        let (deliver, deliveries) = mpsc::channel(8);
+        let (coordinator, mut heard) = mpsc::channel(64);
+        let outlet = Outlet {
+            index: 0,
+            name: "lake".to_owned(),
+            sink: Box::new(Keeping { commits: 0, fails_at }),
+            schemas: Vec::new(),
+            fingerprint: String::new(),
+            recorded: None,
+            taken: None,
+            origin: Positions::new(),
+            deliveries,
+            coordinator,
+            gauges: Arc::default(),
+        };
+        let running = tokio::spawn(outlet.run());
+        for epoch in 0..3 {
+            let positions = Positions::from([("events".to_owned(), position_at(epoch + 1))]);
+            let watermarks = std::collections::BTreeMap::new();
+            let record = EpochRecord { epoch, generation: 1, positions, watermarks };
+            // What is marked so is committed at once.
+            let delivery = Delivery { record, finished: true, updates: Vec::new() };
+            if deliver.send(delivery).await.is_err() {
+                break;
+            }
+            // Each on its own: the next comes when this one is taken.
+            let _ = heard.recv().await;
+        }
+        drop(deliver);
+        running.await.expect("the actor ends")
+    }
+
+    #[tokio::test]
+    async fn what_a_sink_kept_and_lost_is_read_again() {
+        // Nothing was kept yet: the same commit can simply be made again.
+        assert!(matches!(ending(1).await, Ending::Done));
+        for fails_at in [2, 3] {
+            let Ending::Fault(fault) = ending(fails_at).await else {
+                panic!("what was kept before commit {fails_at} is lost, and nobody notices");
+            };
+            assert_eq!(fault.remedy, Remedy::Retry);
+            assert!(fault.message.contains("reading them again"), "{fault}");
+        }
+    }
 }

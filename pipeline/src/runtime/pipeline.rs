@@ -284,6 +284,7 @@ impl Running {
                 sink: claimed.sink,
                 schemas: node.inputs.iter().map(|input| deployment.schema(*input)).collect(),
                 fingerprint: node.fingerprint.clone(),
+                taken: claimed.progress.clone(),
                 recorded: claimed.progress,
                 origin: Positions::new(),
                 deliveries: mailbox,

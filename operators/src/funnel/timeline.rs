@@ -15,8 +15,8 @@ use super::steps::StepEvent;
 use super::{Order, Rules};
 
 /// So many events make a chunk: few enough to fold again for each that comes out of order, many enough
-/// that the states before them take little space.
-const CHUNK_EVENTS: usize = 64;
+/// that the states before them take little space. Tests have few events, and want several chunks.
+const CHUNK_EVENTS: usize = if cfg!(test) { 4 } else { 64 };
 
 /// The events and the fold.
 pub(super) struct Timeline {

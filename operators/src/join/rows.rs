@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use waterwheel_config::value::Row;
 
 /// Up to this many rows a sorted list beats a tree, and takes a fraction of the space. Most keys of
-/// a join have a handful.
-const FEW_MAX: usize = 32;
+/// a join have a handful. Tests have few rows, and want both.
+const FEW_MAX: usize = if cfg!(test) { 4 } else { 32 };
 
 /// How often a row is there, and what is known of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

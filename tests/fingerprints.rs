@@ -330,6 +330,7 @@ const EDITS: &[Edit] = &[
     edit("join.select", "left.properties.symbol", "right.properties.symbol", PAIRS),
     added("join.select", WITHIN, "select.id = \"left.id\"", PAIRS),
     added("join.unmatched", WITHIN, "unmatched = \"none\"", NOTHING),
+    added("join.unmatched", WITHIN, "unmatched = \"left\"", PAIRS),
 
     edit("funnel.from", "from = \"events\"\nsteps", "from = [\"events\"]\nsteps", NOTHING),
     edit("funnel.from", "from = \"events\"\nsteps", "from = \"history\"\nsteps", STEPS),
@@ -346,6 +347,8 @@ const EDITS: &[Edit] = &[
     edit("funnel.within", FUNNEL, "within = \"60m\"", NOTHING),
     edit("funnel.within", FUNNEL, "within = \"61m\"", STEPS),
     added("funnel.order", FUNNEL, "order = \"ordered\"", NOTHING),
+    added("funnel.order", FUNNEL, "order = \"strict\"", STEPS),
+    added("funnel.breakdown", FUNNEL, "breakdown = \"properties.venue\"", STEPS),
     edit("funnel.window", "within = \"1h\"\nwindow = \"1d\"", "within = \"1h\"\nwindow = \"1w\"", STEPS),
     added("funnel.timezone", FUNNEL, "timezone = \"UTC\"", NOTHING),
     added("funnel.timezone", FUNNEL, "timezone = \"Asia/Tokyo\"", STEPS),

@@ -6,7 +6,6 @@ pub mod join;
 
 mod accumulator;
 mod exact_sum;
-mod expiring;
 mod key;
 mod meaning;
 mod measure;

@@ -124,18 +124,3 @@ pub(crate) fn key_columns(input: &InputPlan) -> Vec<usize> {
 pub(crate) fn is_table(section: &Section<'_>, key: &str) -> bool {
     section.node(key).is_some_and(|node| matches!(node.kind, NodeKind::Table(_)))
 }
-
-/// Reads a setting whose first choice is the default and the only one that is built.
-pub(crate) fn refuse_later_choices(
-    section: &Section<'_>,
-    key: &str,
-    choices: &[&'static str],
-    help: &str,
-) {
-    if let Some(choice) = section.choice(key, choices)
-        && choices.first() != Some(&choice.value)
-    {
-        let message = format!("`{key} = \"{}\"` is not built yet", choice.value);
-        section.findings().error_help(choice.span, message, help);
-    }
-}

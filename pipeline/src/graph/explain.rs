@@ -94,6 +94,8 @@ pub fn json(deployment: &Deployment) -> String {
         more(out, "state", &node.planned.state_bound);
         let delay_us = node.planned.watermark.delay_us();
         push(out, format_args!(",\"watermark_delay_us\":{delay_us}"));
+        let held_back_us = node.planned.held_back_us;
+        push(out, format_args!(",\"held_back_us\":{held_back_us}"));
         columns_json(out, &node.planned.schema);
     });
     list(&mut out, "sinks", &deployment.sinks, |out, node| {
@@ -139,9 +141,15 @@ fn input_names(deployment: &Deployment, inputs: &[InputRef]) -> String {
 }
 
 fn watermark(node: &OperatorNode) -> String {
-    match node.planned.watermark.delay_us() {
+    let inside = match node.planned.watermark.delay_us() {
         0 => "that of its inputs".to_owned(),
         delay_us => format!("{} behind that of the sources", format_duration(delay_us)),
+    };
+    match node.planned.held_back_us {
+        0 => inside,
+        held_back_us => {
+            format!("{inside}, held back by {} for what comes out", format_duration(held_back_us))
+        }
     }
 }
 

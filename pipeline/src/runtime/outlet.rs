@@ -40,6 +40,8 @@ pub(super) struct Outlet {
     pub(super) fingerprint: String,
     /// What the sink held when it was claimed: nothing up to there is given again.
     pub(super) recorded: Option<Progress>,
+    /// What the sink has taken, though it may only keep it for a later step.
+    pub(super) taken: Option<Positions>,
     pub(super) origin: Positions,
     pub(super) deliveries: mpsc::Receiver<Delivery>,
     pub(super) coordinator: mpsc::Sender<FromOutlet>,
@@ -166,6 +168,7 @@ impl Outlet {
         loop {
             match self.sink.commit(&commit).await {
                 Ok(durable) => {
+                    self.taken = Some(commit.progress.record.positions.clone());
                     self.report(durable).await;
                     break;
                 }
@@ -199,14 +202,12 @@ impl Outlet {
                     });
                     if is_committed {
                         tracing::info!(sink = %self.name, "the commit had gone through");
+                        self.taken = Some(commit.progress.record.positions.clone());
                         self.report(durable).await;
                         return Ok(true);
                     }
                     // Changes that the sink had taken and has lost can only come from the stream.
-                    let before = |progress: &Option<Progress>| {
-                        progress.as_ref().map(|progress| progress.record.positions.clone())
-                    };
-                    if before(&durable) != before(&self.recorded) {
+                    if durable.map(|progress| progress.record.positions) != self.taken {
                         return Err(Fault::retry("kept changes were lost; reading them again"));
                     }
                     return Ok(false);

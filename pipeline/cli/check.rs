@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use waterwheel_pipeline::graph::Deployment;
+use waterwheel_pipeline::contract::bucket::Place;
+use waterwheel_pipeline::graph::{CheckpointSettings, Deployment};
 
 use super::deployment::load;
 use crate::EXIT_FINDINGS;
@@ -48,6 +49,12 @@ fn reach(deployment: &Deployment) -> Vec<String> {
         for node in &deployment.sinks {
             let found = node.spec.build().probe().await;
             problems.extend(found.into_iter().map(|p| format!("sink `{}`: {p}", node.name)));
+        }
+        if let Some(CheckpointSettings { place: Place::Bucket(bucket), .. }) =
+            &deployment.checkpoint
+            && let Err(fault) = tokio::task::block_in_place(|| bucket.check(false))
+        {
+            problems.push(format!("checkpoints: {fault}"));
         }
         problems
     })

@@ -1,11 +1,10 @@
 //! The table `engine`: how the dataflow runs, and where its state is saved.
 
-use std::path::{Path, PathBuf};
-
-use waterwheel_config::section::{Section, Spanned};
+use waterwheel_config::section::Section;
 
 use super::CheckpointSettings;
 use super::tables::KEYS;
+use crate::contract::bucket::place;
 
 /// The default of `flush`.
 const FLUSH_DEFAULT_US: i64 = 100_000;
@@ -42,33 +41,15 @@ pub(super) fn engine(root: &Section<'_>) -> Engine {
 }
 
 fn checkpoint(table: Section<'_>) -> Option<CheckpointSettings> {
-    let path = table.required_text("path").and_then(|path| directory(&table, &path));
+    let place = place(&table, "state");
     let every = bounded(&table, "every", 100_000..=86_400_000_000, "from 100ms to 1d");
     let keep = table.integer("keep", KEEP_LEAST, 1_000).map_or(KEEP_LEAST, |keep| keep.value);
     table.finish();
     Some(CheckpointSettings {
-        path: path?,
+        place: place?,
         every_us: every.unwrap_or(EVERY_DEFAULT_US),
         keep: keep as usize,
     })
-}
-
-/// A directory on this machine; object stores are not built yet.
-fn directory(table: &Section<'_>, path: &Spanned<String>) -> Option<PathBuf> {
-    if path.value.contains("://") {
-        table.findings().error_help(
-            path.span.clone(),
-            "checkpoints in an object store are not built yet",
-            "name a directory: path = \"state\"",
-        );
-        return None;
-    }
-    if path.value.is_empty() {
-        let help = "name a directory: path = \"state\"";
-        table.findings().error_help(path.span.clone(), "`path` is empty", help);
-        return None;
-    }
-    Some(Path::new(&path.value).to_owned())
 }
 
 fn bounded(

@@ -9,11 +9,11 @@ mod sources;
 mod stand_in;
 mod tables;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use waterwheel_config::schema::SchemaRef;
 
+use crate::contract::bucket::Place;
 use crate::contract::clock::Watermark;
 use crate::contract::event::{RawColumns, dead_letter_schema, raw_schema};
 use crate::contract::operator::Planned;
@@ -45,8 +45,8 @@ pub struct Deployment {
 /// Where and how often the state of the operators is saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointSettings {
-    /// The directory; every pipeline has one of its own below.
-    pub path: PathBuf,
+    /// The directory or the bucket; every pipeline has one of its own below.
+    pub place: Place,
     /// The time between two checkpoints, in microseconds.
     pub every_us: i64,
     /// How many are kept.

@@ -17,6 +17,7 @@ mod latency;
 mod layers;
 mod logins;
 mod rebuild;
+mod rehearsals;
 mod restart;
 mod secrets;
 mod source_faults;

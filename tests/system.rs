@@ -19,6 +19,7 @@ mod layers;
 mod logins;
 mod object_stores;
 mod rebuild;
+mod rehearsals;
 mod restart;
 mod secrets;
 mod source_faults;

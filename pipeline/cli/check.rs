@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use waterwheel_pipeline::contract::bucket::Place;
 use waterwheel_pipeline::graph::{CheckpointSettings, Deployment};
 
-use super::deployment::load;
+use super::deployment;
 use crate::EXIT_FINDINGS;
 
 /// Checks a deployment file.
 pub(crate) fn check(file: &Path, connect: bool) -> ExitCode {
-    let deployment = match load(file) {
+    let deployment = match deployment::check(file) {
         Ok(deployment) => deployment,
         Err(code) => return code,
     };

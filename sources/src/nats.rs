@@ -202,6 +202,10 @@ impl SourceSpec for Spec {
         format!("stream {} subjects {subjects:?}", self.0.stream)
     }
 
+    fn stream(&self) -> Option<String> {
+        Some(self.0.stream.clone())
+    }
+
     fn may_hold(&self, position: &Position) -> bool {
         position.stream == self.0.stream
     }

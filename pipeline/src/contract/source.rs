@@ -90,6 +90,11 @@ pub trait SourceSpec: Send + Sync {
         true
     }
 
+    /// The name of the log, which its messages carry as their stream, as far as the settings tell.
+    fn stream(&self) -> Option<String> {
+        None
+    }
+
     /// True if this can be a position in the log that it reads, as far as the settings tell.
     fn may_hold(&self, _position: &Position) -> bool {
         true

@@ -5,6 +5,7 @@ mod engine;
 pub mod explain;
 pub(crate) mod fingerprint;
 mod plan;
+pub mod rehearsal;
 mod sources;
 mod stand_in;
 mod tables;
@@ -22,7 +23,7 @@ use crate::contract::sink::{Emit, SinkContext, SinkSpec, is_same_meaning};
 use crate::contract::source::{Reading, SourceSpec, Until};
 use crate::runtime::decode::DecodePlan;
 
-pub use plan::plan;
+pub use plan::{StageSink, check, plan, plan_stage};
 
 /// A deployment without findings, ready to be run.
 pub struct Deployment {

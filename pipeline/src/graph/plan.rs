@@ -1,6 +1,8 @@
 //! From a document to a deployment: names are resolved, cycles found, components planned in the
 //! order of the flow. Everything wrong becomes a finding; planning goes on as far as it can.
 
+mod stage;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use waterwheel_config::section::Section;
 use super::cycles::report_cycles;
 use super::engine::{Engine, engine};
 use super::fingerprint::{PLACE, Parts, fingerprint};
+use super::rehearsal::{self, Files};
 use super::sources::{SourceDraft, plan_source};
 use super::stand_in::{self, Known};
 use super::tables::{chosen_kind, named_tables, none_of, operator_kind, refuse_name};
@@ -25,8 +28,19 @@ use crate::contract::operator::{
 use crate::contract::sink::{Emit, InputRole, SinkContext, SinkInput, SinkSpec};
 use crate::runtime::decode::DecodePlan;
 
+pub use stage::{StageSink, plan_stage};
+
 /// Plans a document; `None` if it has errors, which are then among its findings.
 pub fn plan(document: &Document, catalog: &Catalog) -> Option<Deployment> {
+    plan_with(document, catalog, &Files::Left)
+}
+
+/// As [`plan`], and looks at the files that the tests of the deployment name.
+pub fn check(document: &Document, catalog: &Catalog) -> Option<Deployment> {
+    plan_with(document, catalog, &Files::beside(&document.path))
+}
+
+fn plan_with(document: &Document, catalog: &Catalog, files: &Files) -> Option<Deployment> {
     // In what is no TOML, what seems to be missing may be there.
     if document.findings.has_errors() {
         return None;
@@ -34,12 +48,12 @@ pub fn plan(document: &Document, catalog: &Catalog) -> Option<Deployment> {
     let root = document.root();
     let name = pipeline_name(&root);
     let engine = engine(&root);
-    root.refuse(&["tests"]);
     let mut planner = Planner::new(catalog);
     planner.sources(&root);
     planner.operators(&root);
     let sinks = planner.sinks(&root, name.as_deref().unwrap_or_default());
     planner.warn_of_unread(&root, &sinks);
+    rehearsal::read(&root, &planner.source_names, &planner.outlets(), files);
     root.finish();
     if document.findings.has_errors() {
         return None;
@@ -65,6 +79,8 @@ struct Planner<'c> {
     /// The names of all operators in the file, planned or not.
     operator_names: Vec<String>,
     raw: BTreeMap<usize, RawColumns>,
+    /// True where no server is reached, so that what names one need not be known.
+    is_rehearsal: bool,
 }
 
 /// An operator's table before it is planned.
@@ -84,6 +100,7 @@ impl<'c> Planner<'c> {
             operators: Vec::new(),
             operator_names: Vec::new(),
             raw: BTreeMap::new(),
+            is_rehearsal: false,
         }
     }
 
@@ -95,7 +112,8 @@ impl<'c> Planner<'c> {
         for (name, section) in tables {
             self.source_names.push(name.clone());
             let index = self.sources.len() as u16;
-            self.sources.extend(plan_source(section, &name, index, self.catalog));
+            let planned = plan_source(section, &name, index, self.catalog, self.is_rehearsal);
+            self.sources.extend(planned);
         }
         if self.source_names.is_empty() {
             let message = "the deployment has no source".to_owned();

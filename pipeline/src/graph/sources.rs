@@ -35,6 +35,7 @@ pub(super) fn plan_source(
     name: &str,
     index: u16,
     catalog: &Catalog,
+    is_rehearsal: bool,
 ) -> Option<SourceDraft> {
     let names: Vec<&'static str> = catalog.sources.iter().map(|kind| kind.name).collect();
     let chosen = chosen_kind(&section, &names);
@@ -57,7 +58,11 @@ pub(super) fn plan_source(
     let mapping = EventMapping::read(&section);
     refuse_format(&section);
     section.refuse(&["schemas", "types", "idle_after", "max_skew"]);
-    let spec = (kind.plan)(&section);
+    let spec = match is_rehearsal {
+        // What only says where the log is, nobody needs.
+        true => section.with_stand_in_variables(|section| (kind.plan)(section)),
+        false => (kind.plan)(&section),
+    };
     section.finish();
     let spec = spec?;
     let settings = EventSettings {

@@ -25,4 +25,5 @@ mod intake;
 mod messages;
 mod outlet;
 pub mod pipeline;
+pub mod rehearsal;
 mod waiting;

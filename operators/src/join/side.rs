@@ -15,6 +15,7 @@ use waterwheel_pipeline::contract::operator::{Input, RowView};
 
 use super::{Plan, Side};
 use crate::expiring::ExpiringKey;
+use crate::key::row_key;
 
 /// The programs of one side.
 #[derive(Debug)]
@@ -167,11 +168,7 @@ impl Fold<Row, KeyedRow> for Keyed {
         output: &mut Vec<(KeyedRow, isize)>,
     ) {
         for (row, times) in &rows {
-            let key_text = || {
-                let key: Vec<String> =
-                    row.key(&self.side().key_columns).map(Value::to_plain).collect();
-                key.join("|")
-            };
+            let key_text = || row_key(row, &self.side().key_columns);
             self.add(&RowView(row), *times, key_text, output);
         }
     }

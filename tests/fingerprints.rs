@@ -90,6 +90,25 @@ steps = [{ name = "some", where = "n > 1" }, { name = "many", where = "n > 9" }]
 within = "10m"
 window = "1h"
 
+[operators.origins]
+type = "lineage"
+from = "events"
+
+[operators.thin]
+type = "sample"
+from = "market"
+keep = "kind = 'fill'"
+
+[operators.fills]
+type = "filter"
+from = "history"
+where = "kind = 'FILL'"
+
+[operators.priced]
+type = "derive"
+from = "fills"
+columns.price = "properties.price"
+
 [sinks.warehouse]
 type = "postgres"
 from = ["volume", "events", "pairs"]
@@ -117,18 +136,22 @@ subject = "results.{operator}"
 
 [sinks.screen]
 type = "print"
-from = ["steps"]
+from = ["steps", "origins", "thin", "fills", "priced"]
 "#;
 
 /// Everything that rests on a source.
-const EVENTS: &str = "archive both hours lake over pairs rates raw results steps volume warehouse";
-const HISTORY: &str = "archive lake over pairs warehouse";
-const MARKET: &str = "archive both lake minutes rates results";
+const EVENTS: &str = "archive both hours lake origins over pairs rates raw results steps volume warehouse";
+const HISTORY: &str = "archive fills lake over pairs priced warehouse";
+const MARKET: &str = "archive both lake minutes rates results thin";
 /// Everything that rests on an operator, and itself.
 const VOLUME: &str = "hours lake rates results volume warehouse";
 const MINUTES: &str = "lake minutes rates results";
 const PAIRS: &str = "lake over pairs warehouse";
 const STEPS: &str = "results steps";
+const ORIGINS: &str = "origins";
+const THIN: &str = "thin";
+const FILLS: &str = "fills priced";
+const PRICED: &str = "priced";
 const NOTHING: &str = "";
 
 /// An edit of the base.
@@ -205,6 +228,10 @@ const ON: &str = "on = \"correlation_id\"";
 const WITHIN: &str = "within = \"30s\"";
 const FUNNEL: &str = "within = \"1h\"";
 const BY: &str = "by = [\"properties.symbol\"]";
+const LINEAGE: &str = "type = \"lineage\"";
+const KEEP: &str = "keep = \"kind = 'fill'\"";
+const FILTER: &str = "where = \"kind = 'FILL'\"";
+const PRICE: &str = "columns.price = \"properties.price\"";
 const FROM_MARKET: &str = "from = \"market\"";
 const RAW: &str = "url = \"postgres://h/raw\"";
 const WAREHOUSE: &str = "url = \"postgres://h/analytics\"";
@@ -355,6 +382,54 @@ const EDITS: &[Edit] = &[
     instead("funnel.timezone", "within = \"1h\"\nwindow = \"1d\"", "within = \"1h\"\nwindow = \"1h\"", "within = \"1h\"\nwindow = \"1h\"\ntimezone = \"Asia/Tokyo\"", NOTHING),
     added("funnel.time", FUNNEL, "time = \"timestamp\"", NOTHING),
 
+    instead("lineage.from", "type = \"lineage\"\nfrom = \"events\"", "type = \"lineage\"\nfrom = [\"events\", \"market\"]", "type = \"lineage\"\nfrom = [\"market\", \"events\"]", NOTHING),
+    edit("lineage.from", "type = \"lineage\"\nfrom = \"events\"", "type = \"lineage\"\nfrom = \"history\"", ORIGINS),
+    added("lineage.where", LINEAGE, "where = \"a = 1\"", ORIGINS),
+    added("lineage.within", LINEAGE, "within = \"60m\"", NOTHING),
+    added("lineage.within", LINEAGE, "within = \"61m\"", ORIGINS),
+    added("lineage.time", LINEAGE, "time = \"timestamp\"", NOTHING),
+    added("lineage.timezone", LINEAGE, "timezone = \"Asia/Tokyo\"", NOTHING),
+    behind("lineage.timezone", LINEAGE, "where = \"extract(hour from timestamp) > 8\"", "where = \"extract(hour from timestamp) > 8\"\ntimezone = \"Asia/Tokyo\"", ORIGINS),
+
+    edit("sample.from", "from = \"market\"\nkeep", "from = [\"market\"]\nkeep", NOTHING),
+    edit("sample.from", "from = \"market\"\nkeep", "from = \"events\"\nkeep", THIN),
+    edit("sample.keep", KEEP, "keep = \"kind='fill'\"", NOTHING),
+    edit("sample.keep", KEEP, "keep = \"kind = 'x'\"", THIN),
+    instead("sample.keep", KEEP, "", "keep = \"kind = 'x'\"", THIN),
+    // What passes is kept for another reason.
+    instead("sample.keep sample.where", KEEP, "keep = \"a = 1\"", "where = \"a = 1\"", THIN),
+    added("sample.where", KEEP, "where = \"a = 1\"", THIN),
+    added("sample.by", KEEP, "by = \"user_id\"", THIN),
+    added("sample.by", KEEP, "by = []", NOTHING),
+    behind("sample.by", KEEP, "by = \"user_id\"", "by = [\"user_id\"]", NOTHING),
+    behind("sample.by", KEEP, "by = \"user_id\"", "by = [\"user_id\", \"session_id\"]", THIN),
+    added("sample.context", KEEP, "context = 5", NOTHING),
+    added("sample.context", KEEP, "context = 4", THIN),
+    added("sample.context_within", KEEP, "context_within = \"60s\"", NOTHING),
+    added("sample.context_within", KEEP, "context_within = \"61s\"", THIN),
+    added("sample.rate", KEEP, "rate = 0.1", NOTHING),
+    added("sample.rate", KEEP, "rate = 0.2", THIN),
+    behind("sample.rate", KEEP, "rate = 1", "rate = 1.0", NOTHING),
+    added("sample.time", KEEP, "time = \"timestamp\"", NOTHING),
+    added("sample.timezone", KEEP, "timezone = \"Asia/Tokyo\"", NOTHING),
+    behind("sample.timezone", KEEP, "where = \"extract(hour from timestamp) > 8\"", "where = \"extract(hour from timestamp) > 8\"\ntimezone = \"Asia/Tokyo\"", THIN),
+
+    edit("filter.from", "from = \"history\"\nwhere", "from = [\"history\"]\nwhere", NOTHING),
+    edit("filter.from", "from = \"history\"\nwhere", "from = \"market\"\nwhere", FILLS),
+    edit("filter.where", FILTER, "where = \"kind='FILL'\"", NOTHING),
+    edit("filter.where", FILTER, "where = \"kind = 'X'\"", FILLS),
+    added("filter.timezone", FILTER, "timezone = \"Asia/Tokyo\"", NOTHING),
+
+    edit("derive.from", "from = \"fills\"", "from = [\"fills\"]", NOTHING),
+    edit("derive.from", "from = \"fills\"", "from = \"history\"", PRICED),
+    added("derive.where", PRICE, "where = \"a = 1\"", PRICED),
+    edit("derive.columns", PRICE, "columns = { price = \" properties.price \" }", NOTHING),
+    edit("derive.columns", PRICE, "columns.price = \"properties.cost\"", PRICED),
+    edit("derive.columns", PRICE, "columns.cost = \"properties.price\"", PRICED),
+    added("derive.columns", PRICE, "columns.cost = \"properties.cost\"", PRICED),
+    added("derive.timezone", PRICE, "timezone = \"Asia/Tokyo\"", NOTHING),
+    behind("derive.timezone", PRICE, "columns.hour = \"extract(hour from timestamp)\"", "columns.hour = \"extract(hour from timestamp)\"\ntimezone = \"Asia/Tokyo\"", PRICED),
+
     edit("postgres.url", RAW, "url = \"postgres://u:p@elsewhere/raw\"", NOTHING),
     added("postgres.tls_ca", RAW, "tls_ca = \"ca.pem\"", NOTHING),
     edit("postgres.from", "[\"volume\", \"events\", \"pairs\"]", "[\"pairs\", \"volume\", \"events\"]", NOTHING),
@@ -396,7 +471,7 @@ const EDITS: &[Edit] = &[
 ];
 
 /// Where a key can be put into the base to be told which keys there are, and the kind of the table.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 14] = [
     ("engine", "workers = 1"),
     ("nats", STREAM),
     ("file", FILE),
@@ -404,6 +479,10 @@ const TABLES: [(&str, &str); 10] = [
     ("aggregate", BY),
     ("join", WITHIN),
     ("funnel", FUNNEL),
+    ("lineage", LINEAGE),
+    ("sample", KEEP),
+    ("filter", FILTER),
+    ("derive", PRICE),
     ("postgres", RAW),
     ("parquet", ARCHIVE),
     ("results", SUBJECT),

@@ -2,7 +2,7 @@
 //! allocates nothing.
 
 use waterwheel_config::expr::{Fields, Program, Val};
-use waterwheel_config::value::{ColumnType, Value};
+use waterwheel_config::value::{ColumnType, Row, Value};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// The expressions of a key and the types of their columns.
@@ -85,6 +85,12 @@ pub(crate) fn read_key(mut bytes: &[u8]) -> Vec<Value> {
         });
     }
     values
+}
+
+/// The key of a row as one text: its key columns joined by `|`.
+pub(crate) fn row_key(row: &Row, columns: &[usize]) -> String {
+    let key: Vec<String> = row.key(columns).map(Value::to_plain).collect();
+    key.join("|")
 }
 
 /// Decides which worker owns a key; the same in every process and for ever.

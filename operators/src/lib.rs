@@ -1,14 +1,19 @@
 //! The kinds of operator, one file each.
 
 pub mod aggregate;
+pub mod derive;
+pub mod filter;
 pub mod funnel;
 pub mod join;
+pub mod lineage;
+pub mod sample;
 
 mod accumulator;
 mod exact_sum;
 mod key;
 mod meaning;
 mod measure;
+mod passing;
 mod settings;
 mod sketch;
 #[cfg(test)]
@@ -17,4 +22,12 @@ mod testing;
 use waterwheel_pipeline::contract::operator::OperatorKind;
 
 /// Every kind of operator.
-pub const OPERATORS: &[OperatorKind] = &[aggregate::KIND, join::KIND, funnel::KIND];
+pub const OPERATORS: &[OperatorKind] = &[
+    aggregate::KIND,
+    join::KIND,
+    funnel::KIND,
+    lineage::KIND,
+    sample::KIND,
+    filter::KIND,
+    derive::KIND,
+];

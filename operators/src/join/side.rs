@@ -16,7 +16,7 @@ use waterwheel_pipeline::contract::operator::{Input, RowView};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Plan, Side};
-use crate::key;
+use crate::key::{self, row_key};
 
 /// The programs of one side.
 #[derive(Debug)]
@@ -159,11 +159,7 @@ impl Fold<Row, SideRow> for Keyed {
         output: &mut Vec<(SideRow, isize)>,
     ) {
         for (row, times) in &rows {
-            let key_text = || {
-                let key: Vec<String> =
-                    row.key(&self.side().key_columns).map(Value::to_plain).collect();
-                key.join("|")
-            };
+            let key_text = || row_key(row, &self.side().key_columns);
             self.add(&RowView(row), *times, key_text, output);
         }
     }

@@ -97,6 +97,10 @@ pub struct OperatorNode {
     pub planned: Planned,
     /// A hash over everything that gives its rows and its state their meaning.
     pub fingerprint: u128,
+    /// True if it lets events through.
+    pub gives_events: bool,
+    /// How raw rows are made of these, where a sink wants them.
+    pub raw: Option<RawColumns>,
 }
 
 /// A sink of the graph.

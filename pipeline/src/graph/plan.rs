@@ -21,7 +21,9 @@ use super::tables::{chosen_kind, named_tables, none_of, operator_kind, refuse_na
 use super::{Deployment, InputRef, OperatorNode, SinkNode, SourceNode};
 use crate::contract::catalog::Catalog;
 use crate::contract::clock::Watermark;
-use crate::contract::event::{DEAD_LETTER, RawColumns, dead_letter_schema, raw_schema};
+use crate::contract::event::{
+    DEAD_LETTER, EventFields, RawColumns, dead_letter_schema, raw_schema,
+};
 use crate::contract::operator::{
     InputFlow, InputName, InputPlan, OperatorContext, OperatorKind, Planned,
 };
@@ -76,6 +78,8 @@ struct Planner<'c> {
     /// The names of all sources in the file, planned or not.
     source_names: Vec<String>,
     operators: Vec<(OperatorNode, String)>,
+    /// Of operators that let events through: their fields, by the operator's index.
+    events: BTreeMap<usize, EventFields>,
     /// The names of all operators in the file, planned or not.
     operator_names: Vec<String>,
     raw: BTreeMap<usize, RawColumns>,
@@ -98,6 +102,7 @@ impl<'c> Planner<'c> {
             sources: Vec::new(),
             source_names: Vec::new(),
             operators: Vec::new(),
+            events: BTreeMap::new(),
             operator_names: Vec::new(),
             raw: BTreeMap::new(),
             is_rehearsal: false,
@@ -186,7 +191,8 @@ impl<'c> Planner<'c> {
             plans.push(InputPlan::stand_in(DEAD_LETTER));
         }
         let guessed = known.is_empty() || known.contains(&Known::Unplanned);
-        let mut context = OperatorContext { name: draft.name.clone(), inputs: plans };
+        let mut context =
+            OperatorContext { name: draft.name.clone(), inputs: plans, events: None };
         let before = draft.section.findings().len();
         let planned = (draft.kind.plan)(&draft.section, &mut context);
         if guessed {
@@ -200,8 +206,12 @@ impl<'c> Planner<'c> {
         };
         let meaning = self.meaning(draft.kind.name, &planned, &inputs);
         let fingerprint = fingerprint(std::slice::from_ref(&meaning));
-        let node =
-            OperatorNode { name: draft.name, kind: draft.kind.name, inputs, planned, fingerprint };
+        let (name, kind, raw) = (draft.name, draft.kind.name, None);
+        let gives_events = context.events.is_some();
+        let node = OperatorNode { name, kind, inputs, planned, fingerprint, gives_events, raw };
+        if let Some(events) = context.events {
+            self.events.insert(self.operators.len(), events);
+        }
         self.operators.push((node, meaning));
     }
 
@@ -269,14 +279,17 @@ impl<'c> Planner<'c> {
         match input {
             InputRef::Source(index) => InputPlan {
                 name: self.sources[index].name.clone(),
-                flow: InputFlow::Events(self.sources[index].projection.clone()),
+                flow: InputFlow::Events(EventFields::source(
+                    self.sources[index].projection.clone(),
+                )),
                 watermark: Watermark::source(index as u16),
             },
             InputRef::Operator(index) => {
                 let node = &self.operators[index].0;
+                let rows = || InputFlow::Rows(node.planned.schema.clone());
                 InputPlan {
                     name: node.name.clone(),
-                    flow: InputFlow::Rows(node.planned.schema.clone()),
+                    flow: self.events.get(&index).cloned().map_or_else(rows, InputFlow::Events),
                     watermark: node.planned.watermark.delayed(node.planned.held_back_us),
                 }
             }
@@ -386,6 +399,11 @@ impl<'c> Planner<'c> {
                 let mut projection = self.sources[*index].projection.borrow_mut();
                 self.raw.insert(*index, RawColumns::project(&mut projection));
             }
+            if let Known::Planned(InputRef::Operator(index)) = known
+                && let Some(events) = self.events.get(index)
+            {
+                self.operators[*index].0.raw = Some(RawColumns::of(events));
+            }
         }
         let inputs = names.iter().zip(&known).map(|(input, known)| match known {
             Known::Planned(input) => self.sink_input(*input),
@@ -433,11 +451,11 @@ impl<'c> Planner<'c> {
                         planned.watermark.delay_us().saturating_add(planned.held_back_us);
                     *plus_us = plus_us.saturating_add(delay_us);
                 }
-                SinkInput {
-                    name: node.name.clone(),
-                    role: InputRole::Operator,
-                    schema: Arc::new(schema),
-                }
+                let role = match node.gives_events {
+                    true => InputRole::RawEvents,
+                    false => InputRole::Operator,
+                };
+                SinkInput { name: node.name.clone(), role, schema: Arc::new(schema) }
             }
             InputRef::DeadLetters => SinkInput {
                 name: DEAD_LETTER.to_owned(),

@@ -51,7 +51,8 @@ pub struct DecodePlan {
     projection: Projection,
     trie: PathTrie,
     envelope: EnvelopePlan,
-    payload_slot: Option<usize>,
+    /// Several where the events of several sources are read as one.
+    payload_slots: Vec<usize>,
 }
 
 /// A decoded batch, before anything is known to be late.
@@ -70,16 +71,16 @@ impl DecodePlan {
     pub fn new(settings: EventSettings, mut projection: Projection) -> Self {
         let mut trie = PathTrie::default();
         let envelope = EnvelopePlan::new(&settings.mapping, &mut projection, &mut trie);
-        let mut payload_slot = None;
+        let mut payload_slots = Vec::new();
         for (slot, field) in projection.fields.iter().enumerate() {
             match field {
                 Field::Path(path) => trie.insert(path, slot),
-                Field::Payload => payload_slot = Some(slot),
+                Field::Payload => payload_slots.push(slot),
                 Field::Envelope(_) | Field::Header(_) => {}
             }
         }
         let name = settings.name.as_str().into();
-        Self { settings, name, projection, trie, envelope, payload_slot }
+        Self { settings, name, projection, trie, envelope, payload_slots }
     }
 
     /// Decodes a batch.
@@ -89,12 +90,12 @@ impl DecodePlan {
         let mut batch = EventBatch {
             source: self.settings.index,
             stream: raw.stream.clone(),
-            text,
-            scratch: String::new(),
+            text: Arc::new(text),
+            scratch: Arc::default(),
             stride,
             slots: Vec::with_capacity(raw.messages.len() * stride),
             events: Vec::with_capacity(raw.messages.len()),
-            messages: Vec::new(),
+            messages: Arc::default(),
         };
         let mut dead = Vec::new();
         let mut timestamp_max_us = None;
@@ -132,7 +133,7 @@ impl DecodePlan {
                 }
             }
         }
-        batch.messages = raw.messages;
+        batch.messages = Arc::new(raw.messages);
         Decoded { batch, dead, timestamp_max_us }
     }
 
@@ -195,6 +196,7 @@ impl DecodePlan {
             return Err(DeadLetter::new("too_large", detail));
         }
         let EventBatch { text, scratch, slots, .. } = batch;
+        let scratch = Arc::make_mut(scratch);
         let payload = text
             .get(message.payload.start as usize..message.payload.end as usize)
             .unwrap_or_default();
@@ -203,8 +205,8 @@ impl DecodePlan {
         let slots = &mut slots[slots_before..];
         scanner.scan(slots).map_err(explain)?;
         let is_hostile = scanner.is_hostile;
-        if let Some(slot) = self.payload_slot {
-            slots[slot] = payload_slot(payload, message, is_hostile, scratch);
+        for slot in &self.payload_slots {
+            slots[*slot] = payload_slot(payload, message, is_hostile, scratch);
         }
         if is_hostile {
             self.sanitise_json(slots, text, scratch);
@@ -252,7 +254,7 @@ impl DecodePlan {
         let suspicious = batch.slots[slots_before..]
             .iter()
             .enumerate()
-            .any(|(slot, value)| Some(slot) != self.payload_slot && long(value));
+            .any(|(slot, value)| !self.payload_slots.contains(&slot) && long(value));
         if !suspicious || self.projection.keys.is_empty() {
             return Ok(());
         }

@@ -8,8 +8,11 @@ mod accumulator;
 mod exact_sum;
 mod expiring;
 mod key;
+mod limbs;
 mod meaning;
 mod measure;
+mod moments;
+mod registers;
 mod settings;
 mod sketch;
 #[cfg(test)]

@@ -40,6 +40,13 @@ pub enum Finality {
         /// Microseconds to add to it.
         plus_us: i64,
     },
+    /// After silence: when the watermark reaches the timestamp that every row carries behind its
+    /// columns, plus `expire_us`; with `None`, and no such timestamp, when the stream has ended. A key
+    /// may come again after that, as a row of its own, which is the one that counts.
+    Silent {
+        /// Microseconds to add to it.
+        expire_us: Option<i64>,
+    },
 }
 
 /// What comes out of a source, an operator or `dead_letter`.

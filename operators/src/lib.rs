@@ -11,9 +11,12 @@ pub mod sample;
 mod accumulator;
 mod exact_sum;
 mod key;
+mod limbs;
 mod meaning;
 mod measure;
+mod moments;
 mod passing;
+mod registers;
 mod settings;
 mod sketch;
 #[cfg(test)]

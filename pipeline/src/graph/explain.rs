@@ -156,6 +156,11 @@ fn watermark(node: &OperatorNode) -> String {
 fn finality(schema: &Schema) -> String {
     match schema.finality {
         Finality::Immediate => "as soon as a row is out".to_owned(),
+        Finality::Silent { expire_us: None } => "when the stream has ended".to_owned(),
+        Finality::Silent { expire_us: Some(expire_us) } => {
+            let silence = format_duration(expire_us);
+            format!("when the watermark reaches the time of its last event + {silence}")
+        }
         Finality::At { column, plus_us } => {
             let name = &schema.columns[column].name;
             match plus_us {

@@ -445,7 +445,9 @@ impl<'c> Planner<'c> {
             InputRef::Operator(index) => {
                 let node = &self.operators[index].0;
                 let mut schema = (*node.planned.schema).clone();
-                if let Finality::At { plus_us, .. } = &mut schema.finality {
+                if let Finality::At { plus_us, .. } | Finality::Silent { expire_us: Some(plus_us) } =
+                    &mut schema.finality
+                {
                     let planned = &node.planned;
                     let delay_us =
                         planned.watermark.delay_us().saturating_add(planned.held_back_us);

@@ -11,7 +11,7 @@ use waterwheel_config::value::{Row, Value};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::contract::clock::{Clock, Watermark};
-use crate::contract::epoch::{Epoch, NO_WATERMARK};
+use crate::contract::epoch::{Epoch, FINAL_WATERMARK, NO_WATERMARK};
 use crate::contract::fold::{Fold, every_epoch_kept};
 use crate::contract::operator::Rows;
 use crate::contract::state::{KeyGroup, Saver, StatePart, key_group};
@@ -67,6 +67,12 @@ fn final_at(finality: Finality, row: &Row) -> i64 {
             Some(Value::Timestamp(micros)) => micros.saturating_add(plus_us),
             _ => NO_WATERMARK,
         },
+        // Behind the columns.
+        Finality::Silent { expire_us: Some(expire_us) } => match row.values().last() {
+            Some(Value::Timestamp(micros)) => micros.saturating_add(expire_us),
+            _ => FINAL_WATERMARK,
+        },
+        Finality::Silent { expire_us: None } => FINAL_WATERMARK,
     }
 }
 

@@ -9,7 +9,7 @@ use differential_dataflow::consolidation::consolidate;
 use hashbrown::HashSet;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use waterwheel_config::schema::SchemaRef;
+use waterwheel_config::schema::{Finality, SchemaRef};
 use waterwheel_config::value::Value;
 
 use super::actor::Ending;
@@ -256,6 +256,10 @@ fn changes(mut updates: Updates, schema: &SchemaRef) -> Changes {
     let mut gone = Vec::new();
     for (row, diff) in updates {
         if diff > 0 { changes.upserts.push(row) } else { gone.push(row) }
+    }
+    if let Finality::Silent { .. } = schema.finality {
+        // A key that came again stands for more than one row: what came last is to be written last.
+        changes.upserts.sort_by_cached_key(|row| row.values().get(schema.columns.len()).cloned());
     }
     if gone.is_empty() {
         return changes;

@@ -192,6 +192,14 @@ impl Table {
         let columns = self.columns().join(", ");
         match self.schema.finality {
             Finality::Immediate => format!("SELECT {columns} FROM {table}"),
+            // No column says since when it is silent.
+            Finality::Silent { .. } => format!(
+                "SELECT {columns} FROM {table} WHERE (
+                     SELECT finished FROM waterwheel.progress
+                     WHERE pipeline = {} AND sink = {})",
+                literal(&owner.pipeline),
+                literal(&owner.sink),
+            ),
             Finality::At { column, plus_us } => format!(
                 "SELECT {columns} FROM {table} WHERE {} + interval '{plus_us} microseconds' <= (
                      SELECT watermark FROM waterwheel.progress

@@ -2,20 +2,20 @@
 
 use chrono_tz::Tz;
 use waterwheel_config::calendar::Period;
-use waterwheel_config::expr::{self, Ast, Kind};
+use waterwheel_config::expr;
 use waterwheel_config::schema::Column;
 use waterwheel_config::section::{Section, Spanned};
 use waterwheel_config::value::ColumnType;
 use waterwheel_pipeline::contract::clock::Watermark;
-use waterwheel_pipeline::contract::operator::{InputFlow, InputPlan, OperatorContext};
+use waterwheel_pipeline::contract::operator::{InputPlan, OperatorContext};
 
 use super::InputPrograms;
 use super::levels::{Level, levels};
 use crate::accumulator::AccumulatorKind;
-use crate::key::KeyPlan;
+use crate::by::{ByColumn, by_columns, key_plan, named_texts};
 use crate::meaning::Meaning;
 use crate::measure::{Feed, Reading, compile_measure};
-use crate::settings::{Intake, TimeColumn, is_table, timezone};
+use crate::settings::{Intake, TimeColumn, timezone};
 
 /// What the settings say.
 pub(super) struct Settings {
@@ -134,78 +134,10 @@ fn check_shapes(
     Some(())
 }
 
-/// A `by` column as written.
-struct ByColumn {
-    alias: String,
-    text: Spanned<String>,
-    ast: Ast,
-}
-
-fn by_columns(section: &Section<'_>) -> Vec<ByColumn> {
-    let mut columns: Vec<ByColumn> = Vec::new();
-    let mut push = |alias: Option<String>, text: Spanned<String>| match expr::parse(&text.value) {
-        Ok(ast) => {
-            let alias = alias.or_else(|| last_segment(&ast));
-            let Some(alias) = alias else {
-                section.findings().error_help(
-                    text.span.clone(),
-                    "a computed column needs a name",
-                    format!("write by = {{ name = \"{ast}\" }}"),
-                );
-                return;
-            };
-            if columns.iter().any(|column| column.alias == alias) {
-                section.findings().error_help(
-                    text.span.clone(),
-                    format!("there are two columns named `{alias}`"),
-                    format!("give one of them another name: by = {{ name = \"{ast}\" }}"),
-                );
-                return;
-            }
-            columns.push(ByColumn { alias, text, ast });
-        }
-        Err(error) => expr::report(section, &text, &error),
-    };
-    if !section.has("by") {
-        let _ = section.node("by");
-        return columns;
-    }
-    if is_table(section, "by") {
-        for (name, text) in named_texts(section, "by") {
-            push(Some(name), text);
-        }
-    } else {
-        for text in section.texts("by").unwrap_or_default() {
-            push(None, text);
-        }
-    }
-    columns
-}
-
 fn measures(section: &Section<'_>) -> Vec<(String, Spanned<String>)> {
     match section.require("measures") {
         Some(()) => named_texts(section, "measures"),
         None => Vec::new(),
-    }
-}
-
-/// The entries of a table of expressions.
-fn named_texts(section: &Section<'_>, key: &str) -> Vec<(String, Spanned<String>)> {
-    let Some(table) = section.table(key) else {
-        return Vec::new();
-    };
-    table
-        .entries()
-        .filter_map(|(key, node)| Some((key.name.clone(), table.node_text(node, &key.name)?)))
-        .collect()
-}
-
-fn last_segment(ast: &Ast) -> Option<String> {
-    match ast {
-        Ast::Identifier(name) => Some(name.value.clone()),
-        Ast::CompoundIdentifier(names) => names.last().map(|name| name.value.clone()),
-        Ast::Nested(inner) => last_segment(inner),
-        _ => None,
     }
 }
 
@@ -258,16 +190,7 @@ impl Written {
     ) -> Option<(InputPrograms, InputShape, i64)> {
         let mut intake = self.intake.of(section, input);
         let scope = &mut intake.scope;
-        let mut key = KeyPlan { programs: Vec::new(), kinds: Vec::new() };
-        for column in &self.by {
-            match expr::compile(&column.ast, scope) {
-                Ok(typed) => {
-                    key.programs.push(typed.program);
-                    key.kinds.push(by_type(&column.ast, typed.kind, &input.flow));
-                }
-                Err(error) => expr::report(section, &column.text, &error),
-            }
-        }
+        let key = key_plan(section, &self.by, input, scope);
         let mut shape = InputShape {
             by: key.kinds.clone(),
             measures: Vec::new(),
@@ -298,16 +221,5 @@ impl Written {
         let condition = intake.condition;
         input.need_keys(condition.as_ref(), key.programs.clone());
         Some((InputPrograms { condition, key, feeds, time_slot }, shape, behind_us))
-    }
-}
-
-/// Group columns are text (SPEC 2), unless a cast chooses, or an operator's column has a type.
-fn by_type(ast: &Ast, kind: Kind, flow: &InputFlow) -> ColumnType {
-    let bare = last_segment(ast).is_some();
-    match (ast, flow) {
-        (Ast::Cast { .. }, _) => kind.column_type(),
-        (_, InputFlow::Rows(_)) if bare => kind.column_type(),
-        _ if kind == Kind::Timestamp => ColumnType::Timestamp,
-        _ => ColumnType::Text,
     }
 }

@@ -409,12 +409,9 @@ impl<'c> Planner<'c> {
             InputRef::Operator(index) => {
                 let node = &self.operators[index].0;
                 let mut schema = (*node.planned.schema).clone();
-                if let Finality::At { plus_us, .. } = &mut schema.finality {
-                    let planned = &node.planned;
-                    let delay_us =
-                        planned.watermark.delay_us().saturating_add(planned.held_back_us);
-                    *plus_us = plus_us.saturating_add(delay_us);
-                }
+                let planned = &node.planned;
+                let delay_us = planned.watermark.delay_us().saturating_add(planned.held_back_us);
+                schema.finality = schema.finality.delayed(delay_us);
                 SinkInput {
                     name: node.name.clone(),
                     role: InputRole::Operator,

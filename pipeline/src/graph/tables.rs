@@ -54,8 +54,7 @@ fn like(written: &str) -> Option<String> {
 }
 
 /// The kinds of operator that the contract names and this version refuses.
-const OPERATORS_NOT_YET: [&str; 7] =
-    ["flow", "lineage", "retention", "sessions", "sample", "filter", "derive"];
+const OPERATORS_NOT_YET: [&str; 4] = ["lineage", "sample", "filter", "derive"];
 
 pub(super) fn operator_kind(section: &Section<'_>, names: &[&'static str]) -> Option<&'static str> {
     if let Some(span) = section.value_span("type")

@@ -109,6 +109,36 @@ type = "derive"
 from = "fills"
 columns.price = "properties.price"
 
+[sources.people]
+type = "file"
+path = "people.jsonl"
+
+[operators.orders]
+type = "flow"
+from = "people"
+done = "kind = 'shipped'"
+timeout = "5m"
+
+[operators.visits]
+type = "sessions"
+from = ["people"]
+gap = "30m"
+
+[operators.cohorts]
+type = "retention"
+from = "people"
+start = "kind = 'signup'"
+return = "kind = 'login'"
+period = "1d"
+periods = 12
+
+[operators.runs]
+type = "sessions"
+from = ["volume", "minutes"]
+by = "granularity"
+time = "window_end"
+gap = "1h"
+
 [sinks.warehouse]
 type = "postgres"
 from = ["volume", "events", "pairs"]
@@ -134,24 +164,33 @@ type = "nats"
 from = ["steps", "both", "rates"]
 subject = "results.{operator}"
 
+[sinks.stories]
+type = "postgres"
+from = ["orders", "visits", "cohorts", "runs"]
+url = "postgres://h/stories"
+
 [sinks.screen]
 type = "print"
 from = ["steps", "origins", "thin", "fills", "priced"]
 "#;
 
 /// Everything that rests on a source.
-const EVENTS: &str = "archive both hours lake origins over pairs rates raw results steps volume warehouse";
+const EVENTS: &str =
+    "archive both hours lake origins over pairs rates raw results runs steps stories volume warehouse";
 const HISTORY: &str = "archive fills lake over pairs priced warehouse";
-const MARKET: &str = "archive both lake minutes rates results thin";
+const MARKET: &str = "archive both lake minutes rates results runs stories thin";
 /// Everything that rests on an operator, and itself.
-const VOLUME: &str = "hours lake rates results volume warehouse";
-const MINUTES: &str = "lake minutes rates results";
+const VOLUME: &str = "hours lake rates results runs stories volume warehouse";
+const MINUTES: &str = "lake minutes rates results runs stories";
 const PAIRS: &str = "lake over pairs warehouse";
 const STEPS: &str = "results steps";
 const ORIGINS: &str = "origins";
 const THIN: &str = "thin";
 const FILLS: &str = "fills priced";
 const PRICED: &str = "priced";
+const ORDERS: &str = "orders stories";
+const VISITS: &str = "stories visits";
+const COHORTS: &str = "cohorts stories";
 const NOTHING: &str = "";
 
 /// An edit of the base.
@@ -227,6 +266,9 @@ const GENERATE: &str = "count = 10";
 const ON: &str = "on = \"correlation_id\"";
 const WITHIN: &str = "within = \"30s\"";
 const FUNNEL: &str = "within = \"1h\"";
+const TIMEOUT: &str = "timeout = \"5m\"";
+const GAP: &str = "gap = \"30m\"";
+const PERIODS: &str = "periods = 12";
 const BY: &str = "by = [\"properties.symbol\"]";
 const LINEAGE: &str = "type = \"lineage\"";
 const KEEP: &str = "keep = \"kind = 'fill'\"";
@@ -371,7 +413,7 @@ const EDITS: &[Edit] = &[
     edit("funnel.from", "from = \"events\"\nsteps", "from = \"history\"\nsteps", STEPS),
     instead("funnel.from", "from = \"events\"\nsteps", "from = [\"events\", \"market\"]\nsteps", "from = [\"market\", \"events\"]\nsteps", NOTHING),
     // Of rows at one time those of the first input come first.
-    edit("funnel.from", "[\"volume\", \"minutes\"]", "[\"minutes\", \"volume\"]", "rates results"),
+    edit("funnel.from", "type = \"funnel\"\nfrom = [\"volume\", \"minutes\"]", "type = \"funnel\"\nfrom = [\"minutes\", \"volume\"]", "rates results"),
     added("funnel.where", FUNNEL, "where = \"a = 1\"", STEPS),
     added("funnel.by", FUNNEL, "by = \"user_id\"", NOTHING),
     added("funnel.by", FUNNEL, "by = \"session_id\"", STEPS),
@@ -437,6 +479,48 @@ const EDITS: &[Edit] = &[
     added("derive.columns", PRICE, "columns.cost = \"properties.cost\"", PRICED),
     added("derive.timezone", PRICE, "timezone = \"Asia/Tokyo\"", NOTHING),
     behind("derive.timezone", PRICE, "columns.hour = \"extract(hour from timestamp)\"", "columns.hour = \"extract(hour from timestamp)\"\ntimezone = \"Asia/Tokyo\"", PRICED),
+    edit("flow.from", "from = \"people\"\ndone", "from = [\"people\"]\ndone", NOTHING),
+    edit("flow.from", "from = \"people\"\ndone", "from = [\"people\", \"events\"]\ndone", ORDERS),
+    edit("flow.done", "kind = 'shipped'", "kind='shipped'", NOTHING),
+    edit("flow.done", "kind = 'shipped'", "kind = 'cancelled'", ORDERS),
+    edit("flow.timeout", TIMEOUT, "timeout = \"300s\"", NOTHING),
+    edit("flow.timeout", TIMEOUT, "timeout = \"6m\"", ORDERS),
+    added("flow.by", TIMEOUT, "by = \"correlation_id\"", NOTHING),
+    added("flow.by", TIMEOUT, "by = [\"payload.correlation_id\"]", ORDERS),
+    added("flow.by", TIMEOUT, "by = { order = \"correlation_id\" }", ORDERS),
+    added("flow.where", TIMEOUT, "where = \"a = 1\"", ORDERS),
+    added("flow.timezone", TIMEOUT, "timezone = \"Asia/Tokyo\"", NOTHING),
+    behind("flow.timezone", TIMEOUT, "where = \"extract(hour from timestamp) > 8\"", "where = \"extract(hour from timestamp) > 8\"\ntimezone = \"Asia/Tokyo\"", ORDERS),
+    added("flow.time", TIMEOUT, "time = \"timestamp\"", NOTHING),
+
+    edit("sessions.from", "from = [\"people\"]\ngap", "from = \"people\"\ngap", NOTHING),
+    instead("sessions.from", "from = [\"people\"]\ngap", "from = [\"people\", \"market\"]\ngap", "from = [\"market\", \"people\"]\ngap", NOTHING),
+    // Of rows at one time those of the first input come first.
+    edit("sessions.from", "from = [\"volume\", \"minutes\"]\nby = \"granularity\"\ntime = \"window_end\"", "from = [\"minutes\", \"volume\"]\nby = \"granularity\"\ntime = \"window_end\"", "runs stories"),
+    edit("sessions.time", "time = \"window_end\"", "time = \"window_start\"", "runs stories"),
+    added("sessions.time", GAP, "time = \"timestamp\"", NOTHING),
+    edit("sessions.gap", GAP, "gap = \"1800s\"", NOTHING),
+    edit("sessions.gap", GAP, "gap = \"31m\"", VISITS),
+    added("sessions.by", GAP, "by = \"user_id\"", NOTHING),
+    added("sessions.by", GAP, "by = [\"user_id\", \"session_id\"]", VISITS),
+    added("sessions.where", GAP, "where = \"a = 1\"", VISITS),
+    added("sessions.timezone", GAP, "timezone = \"Asia/Tokyo\"", NOTHING),
+    behind("sessions.timezone", GAP, "where = \"extract(hour from timestamp) > 8\"", "where = \"extract(hour from timestamp) > 8\"\ntimezone = \"Asia/Tokyo\"", VISITS),
+
+    edit("retention.from", "from = \"people\"\nstart", "from = [\"people\"]\nstart", NOTHING),
+    edit("retention.from", "from = \"people\"\nstart", "from = \"history\"\nstart", COHORTS),
+    edit("retention.start", "kind = 'signup'", "kind='signup'", NOTHING),
+    edit("retention.start", "kind = 'signup'", "kind = 'x'", COHORTS),
+    edit("retention.return", "kind = 'login'", "kind = 'x'", COHORTS),
+    edit("retention.start retention.return", "start = \"kind = 'signup'\"\nreturn = \"kind = 'login'\"", "return = \"kind = 'signup'\"\nstart = \"kind = 'login'\"", COHORTS),
+    edit("retention.period", "period = \"1d\"\n", "period = \"1w\"\n", COHORTS),
+    edit("retention.periods", PERIODS, "periods = 13", COHORTS),
+    added("retention.by", PERIODS, "by = \"user_id\"", NOTHING),
+    added("retention.by", PERIODS, "by = \"session_id\"", COHORTS),
+    added("retention.where", PERIODS, "where = \"a = 1\"", COHORTS),
+    added("retention.timezone", PERIODS, "timezone = \"UTC\"", NOTHING),
+    added("retention.timezone", PERIODS, "timezone = \"Asia/Tokyo\"", COHORTS),
+    added("retention.time", PERIODS, "time = \"timestamp\"", NOTHING),
 
     edit("postgres.url", RAW, "url = \"postgres://u:p@elsewhere/raw\"", NOTHING),
     added("postgres.tls_ca", RAW, "tls_ca = \"ca.pem\"", NOTHING),
@@ -480,6 +564,7 @@ const EDITS: &[Edit] = &[
 
 /// Where a key can be put into the base to be told which keys there are, and the kind of the table.
 const TABLES: [(&str, &str); 14] = [
+const TABLES: [(&str, &str); 13] = [
     ("engine", "workers = 1"),
     ("nats", STREAM),
     ("file", FILE),
@@ -491,6 +576,9 @@ const TABLES: [(&str, &str); 14] = [
     ("sample", KEEP),
     ("filter", FILTER),
     ("derive", PRICE),
+    ("flow", TIMEOUT),
+    ("sessions", GAP),
+    ("retention", PERIODS),
     ("postgres", RAW),
     ("parquet", ARCHIVE),
     ("results", SUBJECT),

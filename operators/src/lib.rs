@@ -3,12 +3,16 @@
 pub mod aggregate;
 pub mod derive;
 pub mod filter;
+pub mod flow;
 pub mod funnel;
 pub mod join;
 pub mod lineage;
+pub mod retention;
 pub mod sample;
+pub mod sessions;
 
 mod accumulator;
+mod by;
 mod exact_sum;
 mod key;
 mod limbs;
@@ -19,6 +23,7 @@ mod passing;
 mod registers;
 mod settings;
 mod sketch;
+mod spans;
 #[cfg(test)]
 mod testing;
 
@@ -28,8 +33,11 @@ use waterwheel_pipeline::contract::operator::OperatorKind;
 pub const OPERATORS: &[OperatorKind] = &[
     aggregate::KIND,
     join::KIND,
-    funnel::KIND,
+    flow::KIND,
     lineage::KIND,
+    funnel::KIND,
+    retention::KIND,
+    sessions::KIND,
     sample::KIND,
     filter::KIND,
     derive::KIND,

@@ -100,7 +100,7 @@ pub(crate) fn check_same_rows(
     let wanted = final_rows(&run(deployment, 1, &first)?, 0)?;
     for workers in [1, 2, 3] {
         let log = shuffled(log, &lateness_us, is_dead, random);
-        // What comes out with the watermark comes out where the sources become final.
+        // Rows that say what the watermark shows are others once the sources are final.
         let script = Script { is_final: first.is_final, ..Script::random(&log, random) };
         let found = final_rows(&run(deployment, workers, &script)?, 0)?;
         if found != wanted {

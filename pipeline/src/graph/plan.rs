@@ -17,7 +17,7 @@ use super::fingerprint::{PLACE, Parts, fingerprint};
 use super::rehearsal::{self, Files};
 use super::sources::{SourceDraft, plan_source};
 use super::stand_in::{self, Known};
-use super::tables::{chosen_kind, named_tables, none_of, operator_kind, refuse_name};
+use super::tables::{chosen_kind, named_tables, none_of, refuse_name};
 use super::{Deployment, InputRef, OperatorNode, SinkNode, SourceNode};
 use crate::contract::catalog::Catalog;
 use crate::contract::clock::Watermark;
@@ -142,7 +142,7 @@ impl<'c> Planner<'c> {
                 name = format!("operators.{name}");
             }
             self.operator_names.push(name.clone());
-            let Some(kind) = operator_kind(&section, &names) else {
+            let Some(kind) = chosen_kind(&section, &names) else {
                 section.abandon();
                 continue;
             };
@@ -445,14 +445,9 @@ impl<'c> Planner<'c> {
             InputRef::Operator(index) => {
                 let node = &self.operators[index].0;
                 let mut schema = (*node.planned.schema).clone();
-                if let Finality::At { plus_us, .. } | Finality::Silent { expire_us: Some(plus_us) } =
-                    &mut schema.finality
-                {
-                    let planned = &node.planned;
-                    let delay_us =
-                        planned.watermark.delay_us().saturating_add(planned.held_back_us);
-                    *plus_us = plus_us.saturating_add(delay_us);
-                }
+                let planned = &node.planned;
+                let delay_us = planned.watermark.delay_us().saturating_add(planned.held_back_us);
+                schema.finality = schema.finality.delayed(delay_us);
                 let role = match node.gives_events {
                     true => InputRole::RawEvents,
                     false => InputRole::Operator,

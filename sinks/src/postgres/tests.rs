@@ -1,5 +1,6 @@
 mod faults;
 mod fencing;
+mod finality;
 mod resets;
 
 use std::collections::BTreeMap;

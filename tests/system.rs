@@ -16,6 +16,7 @@ mod hostile;
 mod latency;
 mod layers;
 mod logins;
+mod multisource;
 mod rebuild;
 mod restart;
 mod secrets;

@@ -261,6 +261,9 @@ impl Edit {
 }
 
 const STREAM: &str = "stream = \"EVENTS\"";
+const BEGIN: &str = "workers = 1\n\n[sources.events]\n";
+const IDLE_1M: &str = "checkpoint.path = \"state\"\n\n[sources.events]\nidle_after = \"1m\"\n";
+const IDLE_2M: &str = "checkpoint.path = \"state\"\n\n[sources.events]\nidle_after = \"2m\"\n";
 const FILE: &str = "path = \"a.jsonl\"";
 const GENERATE: &str = "count = 10";
 const ON: &str = "on = \"correlation_id\"";
@@ -297,6 +300,8 @@ const EDITS: &[Edit] = &[
     added("nats.tls", STREAM, "tls = { required = true }", NOTHING),
     added("nats.start", STREAM, "start = \"new\"", NOTHING),
     added("nats.until", STREAM, "until = \"final\"", NOTHING),
+    added("nats.max_skew", STREAM, "max_skew = \"1h\"", NOTHING),
+    instead("nats.idle_after", BEGIN, IDLE_1M, IDLE_2M, NOTHING),
     // What its events are.
     edit("nats.stream", STREAM, "stream = \"OTHER\"", EVENTS),
     added("nats.subjects", STREAM, "subjects = [\"a.>\"]", EVENTS),
@@ -325,6 +330,7 @@ const EDITS: &[Edit] = &[
     added("file.lateness", FILE, "lateness = \"1m\"", HISTORY),
     // Lines of a file have no broker's time.
     added("file.max_future", FILE, "max_future = \"1m\"", NOTHING),
+    added("file.max_skew", FILE, "max_skew = \"1h\"", NOTHING),
     added("file.max_bytes", FILE, "max_bytes = \"1MiB\"", NOTHING),
     added("file.max_bytes", FILE, "max_bytes = \"1KiB\"", HISTORY),
     added("file.format", FILE, "format = \"json\"", NOTHING),
@@ -333,6 +339,7 @@ const EDITS: &[Edit] = &[
 
     edit("generate.count", GENERATE, "count = 20", NOTHING),
     added("generate.rate", GENERATE, "rate = 5", NOTHING),
+    added("generate.max_skew", GENERATE, "max_skew = \"1h\"", NOTHING),
     added("generate.until", GENERATE, "until = \"end\"", NOTHING),
     added("generate.seed", GENERATE, "seed = 1", NOTHING),
     added("generate.seed", GENERATE, "seed = 2", MARKET),
@@ -526,6 +533,7 @@ const EDITS: &[Edit] = &[
     added("postgres.tls_ca", RAW, "tls_ca = \"ca.pem\"", NOTHING),
     edit("postgres.from", "[\"volume\", \"events\", \"pairs\"]", "[\"pairs\", \"volume\", \"events\"]", NOTHING),
     edit("postgres.from", "[\"volume\", \"events\", \"pairs\"]", "[\"volume\", \"events\"]", "warehouse"),
+    added("postgres.begin", WAREHOUSE, "begin = \"now\"", NOTHING),
     added("postgres.emit", WAREHOUSE, "emit = \"changes\"", NOTHING),
     added("postgres.emit", WAREHOUSE, "emit = \"final\"", "warehouse"),
     // Raw events are final at once.
@@ -541,6 +549,7 @@ const EDITS: &[Edit] = &[
     edit("parquet.from", "[\"history\", \"dead_letter\"]", "[\"history\"]", "archive"),
     added("parquet.partition", ARCHIVE, "partition = []", NOTHING),
     added("parquet.roll", ARCHIVE, "roll = { rows = 10, every = \"1s\" }", NOTHING),
+    added("parquet.begin", ARCHIVE, "begin = \"now\"", NOTHING),
     added("parquet.emit", ARCHIVE, "emit = \"final\"", NOTHING),
     // Changes carry columns of their own.
     added("parquet.emit", ARCHIVE, "emit = \"changes\"", "archive"),
@@ -555,6 +564,7 @@ const EDITS: &[Edit] = &[
     added("results.token", SUBJECT, "token = \"t\"", NOTHING),
     added("results.tls", SUBJECT, "tls = { required = true }", NOTHING),
     edit("results.from", "[\"steps\", \"both\", \"rates\"]", "[\"both\", \"rates\"]", "results"),
+    added("results.begin", SUBJECT, "begin = \"now\"", NOTHING),
     added("results.emit", SUBJECT, "emit = \"changes\"", NOTHING),
     added("results.emit", SUBJECT, "emit = \"final\"", "results"),
 

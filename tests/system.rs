@@ -17,6 +17,7 @@ mod hostile;
 mod latency;
 mod layers;
 mod logins;
+mod multisource;
 mod object_stores;
 mod rebuild;
 mod rehearsals;

@@ -119,13 +119,21 @@ fn schema(
     let mut behind_us = Some(0);
     if let InputFlow::Rows(rows) = &input.flow {
         behind_us = time_slot.and_then(|slot| rows.columns[slot].behind_us);
-        if let Finality::At { column, plus_us } = rows.finality {
-            let column = match Some(column) == time_slot {
-                true => TIMESTAMP,
-                false => TAKEN.len() + carried(section, rows, column, columns),
-            };
-            finality = Finality::At { column, plus_us };
-        }
+        let mut at = |column: usize| match Some(column) == time_slot {
+            true => TIMESTAMP,
+            false => TAKEN.len() + carried(section, rows, column, columns),
+        };
+        finality = match rows.finality {
+            Finality::Immediate => Finality::Immediate,
+            Finality::At { column, plus_us } => Finality::At { column: at(column), plus_us },
+            Finality::PeriodEnd { start, count, period, plus_us } => {
+                // What is added goes to the front: the second look finds it where it came to stand.
+                at(count);
+                Finality::PeriodEnd { start: at(start), count: at(count), period, plus_us }
+            }
+            // What says when a group was last heard of is no column, and does not come along.
+            Finality::Silent { .. } => Finality::Silent { expire_us: None },
+        };
     }
     let timestamp = Column { behind_us, ..Column::time(TAKEN[TIMESTAMP], 0) };
     let named = columns.names.iter().zip(&columns.programs);
@@ -157,7 +165,7 @@ fn behind_of(input: &InputPlan, program: &Program) -> Option<i64> {
 /// Where a column of the input stands among the derived ones; it is added unless it is there.
 fn carried(section: &Section<'_>, rows: &Schema, slot: usize, columns: &mut Columns) -> usize {
     let name = &rows.columns[slot].name;
-    let program = (Program::Slot(slot), ColumnType::Timestamp);
+    let program = (Program::Slot(slot), rows.columns[slot].kind);
     if let Some(at) = columns.programs.iter().position(|known| *known == program) {
         return at;
     }

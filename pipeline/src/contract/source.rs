@@ -1,5 +1,7 @@
 //! What a source is: it opens at a position and hands on batches of raw messages in log order.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use waterwheel_config::section::Section;
 
@@ -46,6 +48,18 @@ pub enum Next {
     End,
 }
 
+/// How a log stands while nothing comes from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is to be said.
+    Reading,
+    /// It certainly has had nothing new for so long: it was connected and asked for more all the
+    /// time, and nothing waits.
+    Silent(Duration),
+    /// It cannot be read at the moment, and is waited for: why, with no secret.
+    Away(String),
+}
+
 /// A kind of source, for `check`, the documentation and the planner.
 pub struct SourceKind {
     /// The word for `type`.
@@ -75,6 +89,11 @@ pub trait SourceSpec: Send + Sync {
 
     /// True if messages of the log may be gone before they were read, and somebody may accept that.
     fn has_gaps(&self) -> bool {
+        false
+    }
+
+    /// True if it can be silent, and says so ([`Standing::Silent`]): what `idle_after` needs.
+    fn can_be_silent(&self) -> bool {
         false
     }
 
@@ -119,6 +138,11 @@ pub trait Source: Send {
     /// The next messages. Cancel-safe: a call that is dropped loses nothing. Waits while the log
     /// has nothing new.
     async fn next(&mut self) -> Result<Next, Fault>;
+
+    /// How the log stands. Asked now and then while [`Source::next`] waits.
+    fn standing(&self) -> Standing {
+        Standing::Reading
+    }
 
     /// Everything up to here is durable in every sink and will never be asked for again, also not
     /// by a run that starts from the oldest checkpoint: a queue may forget it now.

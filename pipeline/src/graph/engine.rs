@@ -4,7 +4,7 @@ use waterwheel_config::section::Section;
 
 use super::CheckpointSettings;
 use super::tables::KEYS;
-use crate::contract::bucket::place;
+use crate::contract::bucket::{Place, place};
 
 /// The default of `flush`.
 const FLUSH_DEFAULT_US: i64 = 100_000;
@@ -21,12 +21,17 @@ pub(super) struct Engine {
     pub(super) workers: usize,
     pub(super) flush_us: i64,
     pub(super) checkpoint: Option<CheckpointSettings>,
+    /// True if there is a table for them, whatever is wrong with it, and they are not in a bucket: what
+    /// the clock decides is written beside them, one synced line after another.
+    pub(super) keeps_checkpoints: bool,
 }
 
 /// Reads `engine`.
 pub(super) fn engine(root: &Section<'_>) -> Engine {
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut settings = Engine { workers, flush_us: FLUSH_DEFAULT_US, checkpoint: None };
+    let (checkpoint, keeps_checkpoints) = (None, false);
+    let mut settings =
+        Engine { workers, flush_us: FLUSH_DEFAULT_US, checkpoint, keeps_checkpoints };
     let Some(engine) = root.table_as_meant("engine", &KEYS) else {
         return settings;
     };
@@ -35,7 +40,10 @@ pub(super) fn engine(root: &Section<'_>) -> Engine {
     }
     settings.flush_us =
         bounded(&engine, "flush", 1_000..=60_000_000, "from 1ms to 1m").unwrap_or(FLUSH_DEFAULT_US);
-    settings.checkpoint = engine.table("checkpoint").and_then(checkpoint);
+    settings.checkpoint = engine.table("checkpoint").and_then(self::checkpoint);
+    let is_remote = |it: &CheckpointSettings| matches!(it.place, Place::Bucket(_));
+    settings.keeps_checkpoints =
+        engine.has("checkpoint") && !settings.checkpoint.as_ref().is_some_and(is_remote);
     engine.finish();
     settings
 }

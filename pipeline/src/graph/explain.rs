@@ -24,6 +24,14 @@ pub fn text(deployment: &Deployment) -> String {
         line(&mut out, format_args!("  reads      {}", node.spec.describe()));
         line(&mut out, format_args!("  until      {until}"));
         line(&mut out, format_args!("  watermark  {lateness} behind its largest timestamp"));
+        if let Some(idle_after_us) = node.idle_after_us {
+            let after = format_duration(idle_after_us);
+            line(&mut out, format_args!("  idle       after {after} of silence: not waited for"));
+        }
+        if deployment.sources.len() > 1 {
+            let skew = format_duration(node.skew_max_us);
+            line(&mut out, format_args!("  skew       at most {skew} ahead of the others"));
+        }
     }
     for (index, node) in deployment.operators.iter().enumerate() {
         line(&mut out, format_args!("\noperator {} ({})", node.name, node.kind));
@@ -86,6 +94,10 @@ pub fn json(deployment: &Deployment) -> String {
         more(out, "reads", &node.spec.describe());
         more(out, "until", until_name(node.until));
         push(out, format_args!(",\"lateness_us\":{}", node.lateness_us));
+        if let Some(idle_after_us) = node.idle_after_us {
+            push(out, format_args!(",\"idle_after_us\":{idle_after_us}"));
+        }
+        push(out, format_args!(",\"max_skew_us\":{}", node.skew_max_us));
     });
     list(&mut out, "operators", &deployment.operators, |out, node| {
         field(out, "name", &node.name);

@@ -79,6 +79,10 @@ pub struct SourceNode {
     pub accepted_gaps: Vec<Gap>,
     /// How far behind the largest timestamp an event may be.
     pub lateness_us: i64,
+    /// After so long a silence others no longer wait for it, in microseconds.
+    pub idle_after_us: Option<i64>,
+    /// How far it may be ahead of another source that has messages, in event time.
+    pub skew_max_us: i64,
     /// How its messages are decoded.
     pub decode: Arc<DecodePlan>,
     /// How raw rows are made of its events, where a sink wants them.
@@ -119,6 +123,8 @@ pub struct SinkNode {
     pub context: SinkContext,
     /// A hash over everything that gives its rows their meaning, and one for each part of it.
     pub fingerprint: String,
+    /// Where the pipeline runs already and it is new, it takes what comes from now on.
+    pub begins_now: bool,
 }
 
 impl SinkNode {

@@ -15,7 +15,7 @@ use super::cycles::report_cycles;
 use super::engine::{Engine, engine};
 use super::fingerprint::{PLACE, Parts, fingerprint};
 use super::rehearsal::{self, Files};
-use super::sources::{SourceDraft, plan_source};
+use super::sources::{Beside, SourceDraft, plan_source};
 use super::stand_in::{self, Known};
 use super::tables::{chosen_kind, named_tables, none_of, refuse_name};
 use super::{Deployment, InputRef, OperatorNode, SinkNode, SourceNode};
@@ -51,7 +51,7 @@ fn plan_with(document: &Document, catalog: &Catalog, files: &Files) -> Option<De
     let name = pipeline_name(&root);
     let engine = engine(&root);
     let mut planner = Planner::new(catalog);
-    planner.sources(&root);
+    planner.sources(&root, engine.keeps_checkpoints);
     planner.operators(&root);
     let sinks = planner.sinks(&root, name.as_deref().unwrap_or_default());
     planner.warn_of_unread(&root, &sinks);
@@ -109,16 +109,17 @@ impl<'c> Planner<'c> {
         }
     }
 
-    fn sources(&mut self, root: &Section<'_>) {
+    fn sources(&mut self, root: &Section<'_>, keeps_checkpoints: bool) {
         let mut tables = named_tables(root, "sources", "source");
         // Events of one time are taken in the order of their sources, which must not depend on how
         // the file is laid out.
         tables.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let is_alone = tables.len() == 1;
         for (name, section) in tables {
             self.source_names.push(name.clone());
             let index = self.sources.len() as u16;
-            let planned = plan_source(section, &name, index, self.catalog, self.is_rehearsal);
-            self.sources.extend(planned);
+            let beside = Beside { is_alone, keeps_checkpoints, is_rehearsal: self.is_rehearsal };
+            self.sources.extend(plan_source(section, &name, index, beside, self.catalog));
         }
         if self.source_names.is_empty() {
             let message = "the deployment has no source".to_owned();
@@ -390,7 +391,8 @@ impl<'c> Planner<'c> {
             "final" => Emit::Final,
             _ => Emit::Changes,
         });
-        section.refuse(&["begin"]);
+        let begins_now =
+            section.choice("begin", &["start", "now"]).is_some_and(|it| it.value == "now");
         let names = crate::contract::operator::inputs_from(&section);
         names.iter().for_each(|input| self.report_unknown(&section, input));
         let known: Vec<Known> = names.iter().map(|input| self.known(&input.name)).collect();
@@ -432,6 +434,7 @@ impl<'c> Planner<'c> {
             inputs,
             context,
             fingerprint,
+            begins_now,
         })
     }
 
@@ -493,12 +496,14 @@ impl<'c> Planner<'c> {
                 until: draft.until,
                 accepted_gaps: Vec::new(),
                 lateness_us: draft.settings.lateness_us,
+                idle_after_us: draft.idle_after_us,
+                skew_max_us: draft.skew_max_us,
                 decode: Arc::new(DecodePlan::new(draft.settings, draft.projection.take())),
                 raw: raw.get(&index).cloned(),
             })
             .collect();
         let operators = self.operators.into_iter().map(|(node, _)| node).collect();
-        let Engine { workers, flush_us, checkpoint } = engine;
+        let Engine { workers, flush_us, checkpoint, keeps_checkpoints: _ } = engine;
         Deployment { name, workers, flush_us, checkpoint, sources, operators, sinks }
     }
 }

@@ -24,7 +24,9 @@ use tokio::sync::mpsc;
 use waterwheel_config::value::Row;
 
 use super::final_gate::{final_only, final_part};
-use super::messages::{BatchId, Closing, Counts, EpochOutput, FromWorker, ToWorker, Updates};
+use super::messages::{
+    BatchId, Carried, Closing, Counts, EpochOutput, FromWorker, ToWorker, Updates,
+};
 use crate::contract::clock::{Clock, StateGauge};
 use crate::contract::epoch::Epoch;
 use crate::contract::event::EventBatch;
@@ -414,7 +416,9 @@ impl WorkerLoop {
         for Waiting { id, source, decoded } in self.waiting.remove(&epoch).unwrap_or_default() {
             let Decoded { mut batch, dead, .. } = decoded;
             let plan = &self.deployment.sources[usize::from(source)].decode;
-            let late = plan.judge(&mut batch, closing.carried_us.get(&id).copied().flatten());
+            let Carried { largest_us, floor_us } =
+                closing.carried.get(&id).copied().unwrap_or_default();
+            let late = plan.judge_above(&mut batch, largest_us, floor_us);
             counts.late += late.len() as u64;
             counts.dead += (late.len() + dead.len()) as u64;
             counts.accepted += (batch.events.len() - late.len()) as u64;

@@ -16,6 +16,7 @@ use self::dead::{DeadLetter, dead_row};
 use self::envelope::EnvelopePlan;
 use self::scan::{DEPTH_MAX, PathTrie, ScanError, Scanner, sanitise};
 use crate::contract::batch::{RawBatch, RawMessage};
+use crate::contract::epoch::NO_WATERMARK;
 use crate::contract::event::{EventBatch, EventMeta, Field, Projection, Slot, TRACEPARENT};
 use crate::contract::mapping::EventMapping;
 
@@ -140,6 +141,17 @@ impl DecodePlan {
     /// Marks the late events, given the largest timestamp accepted before the batch; the rows of
     /// the dead letters that they are.
     pub fn judge(&self, batch: &mut EventBatch, carried_us: Option<i64>) -> Vec<Row> {
+        self.judge_above(batch, carried_us, NO_WATERMARK)
+    }
+
+    /// As [`DecodePlan::judge`]; events below `floor_us` are late as well: the watermark that other
+    /// sources had reached when this one had been silent.
+    pub fn judge_above(
+        &self,
+        batch: &mut EventBatch,
+        carried_us: Option<i64>,
+        floor_us: i64,
+    ) -> Vec<Row> {
         let mut largest_us = carried_us;
         let mut late = Vec::new();
         for (index, event) in batch.events.iter_mut().enumerate() {
@@ -148,20 +160,33 @@ impl DecodePlan {
                     if event.timestamp_us < largest.saturating_sub(self.settings.lateness_us) =>
                 {
                     event.late = true;
-                    late.push((index, largest));
+                    late.push((index, Some(largest)));
+                }
+                _ if event.timestamp_us < floor_us => {
+                    event.late = true;
+                    late.push((index, None));
                 }
                 _ => largest_us = largest_us.max(Some(event.timestamp_us)),
             }
         }
-        let row = |(index, largest): (usize, i64)| {
+        let row = |(index, largest): (usize, Option<i64>)| {
             let event = batch.events[index];
             let message = &batch.messages[event.message as usize];
-            let behind_us = largest.saturating_sub(event.timestamp_us);
-            let detail = format!(
-                "{} behind the largest timestamp before it, lateness is {}",
-                waterwheel_config::units::format_duration(behind_us),
-                waterwheel_config::units::format_duration(self.settings.lateness_us),
-            );
+            let behind = |us: i64| {
+                waterwheel_config::units::format_duration(us.saturating_sub(event.timestamp_us))
+            };
+            let detail = match largest {
+                Some(largest) => format!(
+                    "{} behind the largest timestamp before it, lateness is {}",
+                    behind(largest),
+                    waterwheel_config::units::format_duration(self.settings.lateness_us),
+                ),
+                None => format!(
+                    "{} behind the watermark that other sources reached while `{}` was silent",
+                    behind(floor_us),
+                    self.settings.name,
+                ),
+            };
             let letter =
                 DeadLetter { reason: "late", detail, timestamp_us: Some(event.timestamp_us) };
             let payload = batch.text(message.payload.clone()).as_bytes();

@@ -128,8 +128,7 @@ impl Outlet {
             if recorded.finished {
                 return;
             }
-            let is_held =
-                is_held(&delivery.record.positions, &recorded.record.positions, &self.origin);
+            let is_held = is_held(&delivery.record, &recorded.record, &self.origin);
             // The epoch that closes everything moves no position.
             if is_held && !delivery.finished {
                 return;

@@ -8,14 +8,17 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Actor, Ending};
+use super::begin::begin_now;
 use super::changes;
 pub use super::changes::OnChange;
 use super::checkpoint::{self, FromWriter, Recovered, SinkHolds, Store, ToWriter, Writer};
 use super::coordinator::{Coordinator, DELIVERIES_MAX, OutletHandle, Start, Stopped};
 use super::dataflow::{self, Resume};
+use super::decisions::Decisions;
 use super::faults;
 use super::gauges::Gauges;
 use super::intake::{Intake, MAILBOX_BATCHES};
+use super::messages::FromIntake;
 use super::outlet::Outlet;
 use super::waiting::Waiting;
 use crate::contract::epoch::{Generation, NO_WATERMARK, Progress};
@@ -103,6 +106,11 @@ async fn generation(
         claimed = claim => claimed?,
     };
     changes::settle(deployment, generation, on_change, &mut claimed).await?;
+    let origin = changes::origin(&claimed);
+    tokio::select! {
+        () = drain.cancelled() => return Ok(Outcome::Drained),
+        begun = begin_now(deployment, generation, gauges, &origin, &mut claimed) => begun?,
+    }
     // A sink that keeps no progress has no say in whether the pipeline is finished.
     let mut keepers = claimed.iter().filter(|claimed| claimed.sink.keeps_progress()).peekable();
     let is_finished = |claimed: &Claimed| claimed.progress.as_ref().is_some_and(|p| p.finished);
@@ -295,6 +303,11 @@ impl Running {
                 .map(|watermark| watermark.unwrap_or(NO_WATERMARK))
                 .collect(),
         });
+        let decisions = store
+            .as_ref()
+            .and_then(Store::local)
+            .map(|directory| Decisions::open(directory, generation))
+            .transpose()?;
         let (to_coordinator, from_workers) = mpsc::channel(REPORTS);
         let (workers, handles) = dataflow::start(deployment, &to_coordinator, resume)?;
         let (to_coordinator, from_writer) = mpsc::channel(SNAPSHOTS);
@@ -329,6 +342,12 @@ impl Running {
             let (release, listen) = watch::channel(None);
             from_intakes.push(receiver);
             released.push(release);
+            let finished = recovered.as_ref().and_then(|recovered| recovered.finished(&node.name));
+            if let Some(position) = finished {
+                // Nothing is read of it any more; it need not even be there.
+                let _ = sender.try_send(FromIntake::Opened(position));
+                continue;
+            }
             let panicked_at = panicked.get(&node.name).copied();
             let reading = Reading { panicked_at, ..deployment.reading(node) };
             let intake = Intake {
@@ -362,6 +381,7 @@ impl Running {
             origin,
             writer: writer.as_ref().map(|writer| writer.mailbox.clone()),
             from_writer,
+            decisions,
         });
         Ok(Self {
             coordinator,
@@ -479,5 +499,9 @@ async fn first_fault(intakes: &mut [Actor]) -> Fault {
             }
         })
     });
+    let mut endings = endings.peekable();
+    if endings.peek().is_none() {
+        return std::future::pending().await;
+    }
     futures::future::select_all(endings).await.0
 }

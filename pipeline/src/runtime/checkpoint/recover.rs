@@ -8,9 +8,9 @@ use super::directory::{FileKind, FileName};
 use super::frame::{self, Damage, Frame};
 use super::manifest::{Manifest, Segment};
 use super::store::{Store, as_fault};
-use crate::contract::epoch::{EpochRecord, Progress};
+use crate::contract::epoch::{EpochRecord, FINAL_WATERMARK, Progress};
 use crate::contract::fault::Fault;
-use crate::contract::position::Positions;
+use crate::contract::position::{Position, Positions};
 use crate::contract::sink::Emit;
 use crate::contract::state::{KEY_GROUPS, KeyGroup, SavedState};
 use crate::graph::{Deployment, InputRef, OperatorNode};
@@ -27,6 +27,14 @@ pub(in crate::runtime) struct Recovered {
     pub(in crate::runtime) origin: Positions,
     /// The state of the operators.
     pub(in crate::runtime) state: Arc<dyn SavedState>,
+}
+
+impl Recovered {
+    /// Where a source has come to its final end, if it has.
+    pub(in crate::runtime) fn finished(&self, source: &str) -> Option<Position> {
+        let is_final = self.record.watermarks.get(source) == Some(&FINAL_WATERMARK);
+        self.record.positions.get(source).filter(|_| is_final).cloned()
+    }
 }
 
 /// What a sink that keeps progress holds.
@@ -112,7 +120,7 @@ fn load(
         let Some(progress) = sink.progress else {
             continue;
         };
-        if !is_at_or_before(&manifest.record.positions, &progress.record.positions) {
+        if !is_at_or_before(&manifest.record, &progress.record) {
             return Err(Unfit::Other(format!("it is ahead of sink `{}`", sink.name)));
         }
         if manifest.origin != progress.origin {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
+use std::path::Path;
 
 use super::directory::{Directory, FileName};
 use crate::contract::bucket::{Bucket, Place};
@@ -35,6 +36,14 @@ impl Store {
         match place {
             Place::Directory(path) => Self::Directory(Directory::new(path, pipeline)),
             Place::Bucket(bucket) => Self::Bucket(bucket.below(pipeline)),
+        }
+    }
+
+    /// Where it is on this machine; `None` of a bucket.
+    pub(in crate::runtime) fn local(&self) -> Option<&Path> {
+        match self {
+            Self::Directory(directory) => Some(directory.path()),
+            Self::Bucket { .. } => None,
         }
     }
 

@@ -175,8 +175,7 @@ from = ["steps", "origins", "thin", "fills", "priced"]
 "#;
 
 /// Everything that rests on a source.
-const EVENTS: &str =
-    "archive both hours lake origins over pairs rates raw results runs steps stories volume warehouse";
+const EVENTS: &str = "archive both hours lake origins over pairs rates raw results runs steps stories volume warehouse";
 const HISTORY: &str = "archive fills lake over pairs priced warehouse";
 const MARKET: &str = "archive both lake minutes rates results runs stories thin";
 /// Everything that rests on an operator, and itself.
@@ -573,8 +572,7 @@ const EDITS: &[Edit] = &[
 ];
 
 /// Where a key can be put into the base to be told which keys there are, and the kind of the table.
-const TABLES: [(&str, &str); 14] = [
-const TABLES: [(&str, &str); 13] = [
+const TABLES: [(&str, &str); 17] = [
     ("engine", "workers = 1"),
     ("nats", STREAM),
     ("file", FILE),

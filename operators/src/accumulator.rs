@@ -43,9 +43,7 @@ pub(crate) enum AccumulatorKind {
 }
 
 /// Where an item stands in the order of events: time, source, place in its source's log.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Place {
     /// Event time.
     pub(crate) time_us: i64,

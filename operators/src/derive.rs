@@ -65,8 +65,7 @@ impl Plan {
         {
             return None;
         }
-        let columns =
-            self.columns.iter().map(|(program, kind)| program.eval(item).to_value(*kind));
+        let columns = self.columns.iter().map(|(program, kind)| program.eval(item).to_value(*kind));
         Some([Value::text(&key()), time].into_iter().chain(columns).collect())
     }
 }
@@ -86,9 +85,7 @@ impl Operator for Derive {
             Input::Events(events) => {
                 every_epoch(events, Pipeline, "DeriveEvents", clock(), derive())
             }
-            Input::Rows(rows) => {
-                every_epoch(rows.inner, Pipeline, "DeriveRows", clock(), derive())
-            }
+            Input::Rows(rows) => every_epoch(rows.inner, Pipeline, "DeriveRows", clock(), derive()),
         });
         differential_dataflow::collection::concatenate(scope, rows)
     }
@@ -106,19 +103,15 @@ impl Fold<Rc<EventBatch>, Row> for DeriveRows {
         for (batch, times) in &batches {
             for event in batch.accepted() {
                 let time = Value::Timestamp(event.meta().timestamp_us);
-                output.extend(self.0.row(&event, || event.key_text(), time).map(|row| (row, *times)));
+                output
+                    .extend(self.0.row(&event, || event.key_text(), time).map(|row| (row, *times)));
             }
         }
     }
 }
 
 impl Fold<Row, Row> for DeriveRows {
-    fn epoch(
-        &mut self,
-        _epoch: Epoch,
-        rows: Vec<(Row, isize)>,
-        output: &mut Vec<(Row, isize)>,
-    ) {
+    fn epoch(&mut self, _epoch: Epoch, rows: Vec<(Row, isize)>, output: &mut Vec<(Row, isize)>) {
         for (row, times) in &rows {
             let view = RowView(row);
             let time = match self.0.time_slot {

@@ -121,8 +121,7 @@ impl Operator for Lineage {
         let part = context.part("events");
         let sizes = Sizes::default();
         let live = LiveEvents::new(self.0.clone(), &context, sizes.clone());
-        let live =
-            every_epoch_kept(named, owner, "LineageLive", clock(), Some(part.clone()), live);
+        let live = every_epoch_kept(named, owner, "LineageLive", clock(), Some(part.clone()), live);
         let nodes = live.clone().flat_map(|live| match live {
             Live::Node(event) => Some(event),
             Live::Start(_) => None,
@@ -133,7 +132,9 @@ impl Operator for Lineage {
         });
         let name = context.name.clone();
         let report = move |id: &str| {
-            tracing::warn!("operator `{name}`: events cause each other in a cycle; it ends at `{id}`");
+            tracing::warn!(
+                "operator `{name}`: events cause each other in a cycle; it ends at `{id}`"
+            );
         };
         let rows = chains::rows(nodes, starts, self.0.within_us, &sizes, report);
         let rows_out = LineageRows::new(self.0.within_us, &context, part, sizes);

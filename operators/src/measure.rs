@@ -289,8 +289,7 @@ fn number(argument: &Ast, call: &Call, scope: &mut dyn Scope) -> Result<Program,
 fn interval(call: &Call) -> ExprError {
     let wanted = if matches!(call.name.as_str(), "first" | "last") { "value" } else { "number" };
     let message = format!("`{}` takes a {wanted}, not a time difference", call.name);
-    ExprError::new(&call.name, message)
-        .help("write `millis(a - b)` for milliseconds")
+    ExprError::new(&call.name, message).help("write `millis(a - b)` for milliseconds")
 }
 
 fn fraction(ast: &Ast) -> Result<f64, ExprError> {

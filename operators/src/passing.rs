@@ -14,11 +14,8 @@ use waterwheel_pipeline::contract::operator::{InputFlow, InputPlan, OperatorCont
 /// All inputs as one; a finding where they cannot be.
 pub(crate) fn one_input(section: &Section<'_>, context: &OperatorContext) -> Option<InputPlan> {
     let (first, rest) = context.inputs.split_first()?;
-    let rows: Vec<&InputPlan> = context
-        .inputs
-        .iter()
-        .filter(|input| matches!(input.flow, InputFlow::Rows(_)))
-        .collect();
+    let rows: Vec<&InputPlan> =
+        context.inputs.iter().filter(|input| matches!(input.flow, InputFlow::Rows(_))).collect();
     if let (Some(rows), false) = (rows.first(), rest.is_empty()) {
         section.findings().error_help(
             section.word_in("from", &rows.name),

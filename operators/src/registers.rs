@@ -169,7 +169,9 @@ mod tests {
 
     #[test]
     fn order_and_grouping_do_not_matter() {
-        for (one, other) in [(0..10, 5..20), (0..500, 400..600), (0..10, 0..5_000), (0..900, 0..2_000)] {
+        for (one, other) in
+            [(0..10, 5..20), (0..500, 400..600), (0..10, 0..5_000), (0..900, 0..2_000)]
+        {
             let whole = counter(one.start..other.end);
             let (mut left, mut right) = (counter(one), counter(other));
             right.merge(left.clone());

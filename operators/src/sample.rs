@@ -181,6 +181,5 @@ fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned>
     settings::plan(section, context)
 }
 
-
 #[cfg(test)]
 mod tests;

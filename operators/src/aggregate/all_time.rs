@@ -133,7 +133,9 @@ impl Group {
             return;
         };
         let near = |life: &Piece, first: i64, last: i64| {
-            life.span().is_some_and(|(begin, end)| begin < last.saturating_add(expire_us) && first < end.saturating_add(expire_us))
+            life.span().is_some_and(|(begin, end)| {
+                begin < last.saturating_add(expire_us) && first < end.saturating_add(expire_us)
+            })
         };
         let mut at = self.pieces.partition_point(|life| life.span() < Some((first, last)));
         while at > 0 && near(&self.pieces[at - 1], first, last) {
@@ -324,7 +326,8 @@ impl AllTime {
                 group.timer_us = None;
                 let expire_us = self.plan.expire_us.unwrap_or(i64::MAX);
                 let (count, last_us) = group.first_life(self.plan.expire_us);
-                if last_us.is_some_and(|last_us| last_us.saturating_add(expire_us) <= watermark_us) {
+                if last_us.is_some_and(|last_us| last_us.saturating_add(expire_us) <= watermark_us)
+                {
                     // Its row stays out.
                     group.emitted = None;
                     group.pieces.drain(..count);
@@ -385,8 +388,12 @@ impl Fold<Partial, Row> for AllTime {
         };
         let watermark_us = self.clock.after(epoch, &self.watermark);
         part.restore(|saved: RestoredGroup| {
-            let group =
-                Group { hash: saved.hash, pieces: saved.pieces, is_saved: true, ..Group::default() };
+            let group = Group {
+                hash: saved.hash,
+                pieces: saved.pieces,
+                is_saved: true,
+                ..Group::default()
+            };
             self.groups.insert(saved.key, group);
         });
         // What of this would come out was out before; what is final has been forgotten since.

@@ -138,7 +138,9 @@ fn fixed_us(size: &str, every: &str, zone: Tz) -> Result<i64, String> {
                 "`{size}` is not always as long in {zone}, so that it cannot move on every `{every}`; write `{hours}`"
             ))
         }
-        Period::Month(_) => Err(format!("`{size}` is not always as long; let it move on every `1mo`")),
+        Period::Month(_) => {
+            Err(format!("`{size}` is not always as long; let it move on every `1mo`"))
+        }
     }
 }
 

@@ -186,11 +186,8 @@ impl Group {
         if self.rows <= 0 {
             return None;
         }
-        let head = [
-            granularity.clone(),
-            Value::Timestamp(window.start),
-            Value::Timestamp(window.end),
-        ];
+        let head =
+            [granularity.clone(), Value::Timestamp(window.start), Value::Timestamp(window.end)];
         let mut values = row_of(plan, &head, &self.key, &self.accumulators, self.emitted.as_ref());
         if !plan.compared.is_empty() {
             let before = previous.and_then(|previous| {

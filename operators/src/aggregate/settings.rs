@@ -255,7 +255,9 @@ impl Written {
     fn time_need(&self, section: &Section<'_>) -> TimeNeed {
         if self.has_windows || self.expires {
             TimeNeed::Bounded
-        } else if section.has("time") || self.measures.iter().any(|(_, text)| goes_by_time(&text.value)) {
+        } else if section.has("time")
+            || self.measures.iter().any(|(_, text)| goes_by_time(&text.value))
+        {
             TimeNeed::Any
         } else {
             TimeNeed::None

@@ -60,7 +60,7 @@ fn log(random: &mut Random, count: usize, lateness_us: &[i64]) -> Vec<Message> {
 
 #[test]
 fn every_event_has_its_row() {
-    cases("every event has its row", 80, |random| {
+    cases("every event has its row", 30, |random| {
         let sources = 1 + random.below(2);
         let lateness: Vec<_> = (0..sources).map(|_| random.pick(&["0s", "10m"])).collect();
         let (columns, condition) = (random.some(&COLUMNS, 1, 6), random.pick(&CONDITIONS));
@@ -75,9 +75,8 @@ fn every_event_has_its_row() {
         }
         let deployment = deployment(&lateness, &operator).expect("a deployment");
         let expected = |prefix: &Prefix| {
-            let passes = |event: &&Event| {
-                condition.is_none_or(|(_, holds)| holds(*event) == Some(true))
-            };
+            let passes =
+                |event: &&Event| condition.is_none_or(|(_, holds)| holds(*event) == Some(true));
             let row = |event: &Event| {
                 let key = Value::text(&event.key());
                 let head = [key.clone(), Value::Timestamp(event.timestamp_us)];
@@ -97,7 +96,7 @@ fn every_event_has_its_row() {
 
 #[test]
 fn rows_that_change_change_what_is_derived_of_them() {
-    cases("rows that change change what is derived of them", 60, |random| {
+    cases("rows that change change what is derived of them", 25, |random| {
         let model = Model::trades_per_user(vec!["1m", "1h"]);
         let operators = model.toml("per_user")
             + "[operators.d]\ntype = \"derive\"\nfrom = \"per_user\"\nwhere = \"trades <> 2\"\n\

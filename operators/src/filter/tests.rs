@@ -113,7 +113,8 @@ fn log(random: &mut Random, count: usize, lateness_us: &[i64]) -> Vec<Message> {
             let user = random.pick(&["\"u1\"", "\"u\\u0032\"", "null", "3"]);
             let price = random.pick(&["1", "2.5", "3", "\"4\"", "null", "true", "\"x\""]);
             let long = format!("\"{}\"", "v".repeat(1_025));
-            let venue = random.pick(&["\"X\"", "\"\\\"\\n\"", "7", "{\"a\":[1]}", &long]).to_string();
+            let venue =
+                random.pick(&["\"X\"", "\"\\\"\\n\"", "7", "{\"a\":[1]}", &long]).to_string();
             let timestamp = Timeline::spell(time_us, random);
             let payload = format!(
                 "{{\"timestamp\":{timestamp},\"event_type\":{kind},\"user_id\":{user},\
@@ -127,7 +128,7 @@ fn log(random: &mut Random, count: usize, lateness_us: &[i64]) -> Vec<Message> {
 
 #[test]
 fn what_reads_a_filter_sees_the_events_that_pass() {
-    cases("what reads a filter sees the events that pass", 120, |random| {
+    cases("what reads a filter sees the events that pass", 60, |random| {
         let case = Case::random(random);
         let count = random.pick(&[5, 20, 60]);
         let log = log(random, count, &lateness_us(&case.deployment));
@@ -139,7 +140,7 @@ fn what_reads_a_filter_sees_the_events_that_pass() {
 /// Rows that change and go do so behind the filter, and one that no longer passes goes.
 #[test]
 fn a_filter_of_changing_rows_lets_through_those_that_pass() {
-    cases("a filter of changing rows lets through those that pass", 60, |random| {
+    cases("a filter of changing rows lets through those that pass", 25, |random| {
         let model = Model::trades_per_user(vec!["1m", "1h"]);
         let operators = model.toml("per_user")
             + "[operators.busy]\ntype = \"filter\"\nfrom = \"per_user\"\nwhere = \"trades % 3 = 1\"\n";
@@ -150,9 +151,7 @@ fn a_filter_of_changing_rows_lets_through_those_that_pass() {
                 prefix.events.iter().filter_map(|event| model.contribution(event)).collect();
             let rows = model.expected(&contributions);
             let items = model.items(&rows);
-            let passes = |item: &crate::testing::RowItem| {
-                matches!(item.get("trades"), Cell::Integer(trades) if trades % 3 == 1)
-            };
+            let passes = |item: &crate::testing::RowItem| matches!(item.get("trades"), Cell::Integer(trades) if trades % 3 == 1);
             let passing = rows.iter().zip(&items).filter(|(_, item)| passes(item));
             let busy = passing.map(|((key, row), _)| (key.clone(), row.clone())).collect();
             vec![rows, busy]
@@ -166,11 +165,10 @@ fn a_filter_of_changing_rows_lets_through_those_that_pass() {
 
 #[test]
 fn workers_cuts_and_orders_do_not_show() {
-    cases("workers, cuts and orders do not show", 20, |random| {
+    cases("workers, cuts and orders do not show", 8, |random| {
         // The filter comes first, and has a sink.
         let operators = "[operators.some]\ntype = \"filter\"\nfrom = \"events0\"\nwhere = \"properties.price > 2\"\n";
-        let deployment =
-            deployment_into(&["30s"], operators, &["some"]).expect("a deployment");
+        let deployment = deployment_into(&["30s"], operators, &["some"]).expect("a deployment");
         let log = log(random, 40, &[30_000_000]);
         check_same_rows(&deployment, &log, &|_| false, random)
     });

@@ -398,8 +398,13 @@ fn a_join_of_changing_rows_equals_the_recompute() {
             ],
         };
         let (within, unmatched) = (random.pick(&WITHIN), random.pick(&UNMATCHED));
+        // Rows that change, and rows that come and go.
+        let (condition, holds): (&str, Holds) = random.pick(&[
+            ("trades > 1", |row| row.get("trades").greater(1.0)),
+            ("trades = 2", |row| Some(row.get("trades") == Cell::Integer(2))),
+        ]);
         let pairs_toml = format!(
-            "[operators.pairs]\ntype = \"join\"\nleft = {{ from = \"per_user\", where = \"trades > 1\" }}\n\
+            "[operators.pairs]\ntype = \"join\"\nleft = {{ from = \"per_user\", where = \"{condition}\" }}\n\
              right = {{ from = \"events0\" }}\non = \"user_id\"\nwithin = {}\n\
              unmatched = \"{}\"\n\
              select.trades = \"left.trades\"\nselect.price = \"cast(right.properties.price as double)\"\n",
@@ -417,7 +422,7 @@ fn a_join_of_changing_rows_equals_the_recompute() {
                 .items(&rows)
                 .into_iter()
                 .zip(rows.keys())
-                .filter(|(item, _)| item.get("trades").greater(1.0) == Some(true))
+                .filter(|(item, _)| holds(item) == Some(true))
                 .map(|(item, key)| row_sided(item, key))
                 .collect();
             let right: Vec<Sided<Event>> =

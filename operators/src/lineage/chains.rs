@@ -158,9 +158,8 @@ fn arrived(steps: Relation<'_, Step>) -> Relation<'_, Row> {
 
 /// The jumps of level 0: from each event to its cause.
 fn edges<'s>(nodes: Relation<'s, Facts>, span_us: i64) -> Relation<'s, LevelJump> {
-    let causes = nodes.clone().map(|facts| {
-        (id_hash(&facts.id), (node(&facts), facts.time_us, facts.id))
-    });
+    let causes =
+        nodes.clone().map(|facts| (id_hash(&facts.id), (node(&facts), facts.time_us, facts.id)));
     let effects = nodes.flat_map(|facts| {
         cause(&facts).map(|cause| (id_hash(cause), (node(&facts), facts.time_us)))
     });
@@ -211,10 +210,9 @@ fn records<'s>(
     jumps: Relation<'s, LevelJump>,
 ) -> Relation<'s, (Node, Record)> {
     let jumps = jumps.map(|((from, level), jump)| (from, Piece::Jump(level, jump)));
-    nodes
-        .map(|(node, facts)| (node, Piece::Facts(facts)))
-        .concat(jumps)
-        .reduce_named("LineageRecords", |_, pieces, output| {
+    nodes.map(|(node, facts)| (node, Piece::Facts(facts))).concat(jumps).reduce_named(
+        "LineageRecords",
+        |_, pieces, output| {
             let mut record: Option<Record> = None;
             for (piece, _) in pieces {
                 match (piece, &mut record) {
@@ -227,7 +225,8 @@ fn records<'s>(
                 }
             }
             output.extend(record.map(|record| (record, 1)));
-        })
+        },
+    )
 }
 
 /// Lets every walker go on until it arrives.

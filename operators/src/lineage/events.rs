@@ -208,12 +208,7 @@ impl LiveEvents {
 }
 
 impl Fold<Named, Live> for LiveEvents {
-    fn epoch(
-        &mut self,
-        epoch: Epoch,
-        named: Vec<(Named, isize)>,
-        output: &mut Vec<(Live, isize)>,
-    ) {
+    fn epoch(&mut self, epoch: Epoch, named: Vec<(Named, isize)>, output: &mut Vec<(Live, isize)>) {
         output.append(&mut self.restored);
         // Not that after the epoch: rows are told from what is forgotten by the one before.
         let watermark_us = self.clock.before(epoch, &self.watermark);

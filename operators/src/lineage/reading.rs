@@ -113,12 +113,7 @@ impl Fold<Rc<EventBatch>, Named> for ReadNamed {
 }
 
 impl Fold<Row, Named> for ReadNamed {
-    fn epoch(
-        &mut self,
-        _epoch: Epoch,
-        rows: Vec<(Row, isize)>,
-        output: &mut Vec<(Named, isize)>,
-    ) {
+    fn epoch(&mut self, _epoch: Epoch, rows: Vec<(Row, isize)>, output: &mut Vec<(Named, isize)>) {
         let programs = self.programs();
         for (row, times) in rows {
             let view = RowView(&row);

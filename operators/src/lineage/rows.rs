@@ -90,12 +90,7 @@ impl LineageRows {
 }
 
 impl Fold<Row, Row> for LineageRows {
-    fn epoch(
-        &mut self,
-        epoch: Epoch,
-        mut rows: Vec<(Row, isize)>,
-        output: &mut Vec<(Row, isize)>,
-    ) {
+    fn epoch(&mut self, epoch: Epoch, mut rows: Vec<(Row, isize)>, output: &mut Vec<(Row, isize)>) {
         self.gauge.set(self.sizes.bytes());
         // Rows of restored events were out before.
         if self.part.is_restoring() {

@@ -8,9 +8,7 @@ use waterwheel_config::section::Section;
 use waterwheel_config::units::{format_duration, parse_duration};
 use waterwheel_config::value::ColumnType;
 use waterwheel_pipeline::contract::clock::Watermark;
-use waterwheel_pipeline::contract::operator::{
-    InputPlan, InputScope, OperatorContext, Planned,
-};
+use waterwheel_pipeline::contract::operator::{InputPlan, InputScope, OperatorContext, Planned};
 
 use super::{InputPrograms, Lineage, Plan};
 use crate::meaning::Meaning;
@@ -106,9 +104,11 @@ fn schema(within_us: i64) -> Schema {
     Schema {
         columns,
         key: vec![0],
-        finality: Finality::At { column: super::rows::TIMESTAMP, plus_us: within_us.saturating_add(1) },
+        finality: Finality::At {
+            column: super::rows::TIMESTAMP,
+            plus_us: within_us.saturating_add(1),
+        },
         append_only: false,
         time: Some(super::rows::TIMESTAMP),
     }
 }
-

@@ -192,7 +192,9 @@ impl Group {
     /// When to look at it again: when its first open item is due, or all of it can be forgotten.
     fn next_timer(&self, within_us: i64) -> Option<i64> {
         let open = self.items.iter().find(|(_, cell)| cell.is_open);
-        let last = || self.items.last_key_value().map(|(place, _)| place.time_us.saturating_add(within_us));
+        let last = || {
+            self.items.last_key_value().map(|(place, _)| place.time_us.saturating_add(within_us))
+        };
         open.map(|(place, _)| place.time_us).or_else(last)
     }
 }

@@ -29,7 +29,8 @@ pub(super) fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Opti
     let stand_in = InputPlan::stand_in("from");
     let known = input.as_ref().unwrap_or(&stand_in);
     let keep_text = section.text("keep");
-    let by_texts = if section.has("by") { section.texts("by") } else { section.node("by").map(|_| vec![]) };
+    let by_texts =
+        if section.has("by") { section.texts("by") } else { section.node("by").map(|_| vec![]) };
     let by_texts = by_texts.unwrap_or_default();
     let number = section.integer("context", 0, CONTEXT_MOST);
     let number = number.map_or(CONTEXT_DEFAULT, |number| number.value);

@@ -9,8 +9,8 @@ use waterwheel_pipeline::graph::Deployment;
 
 use crate::testing::{
     By, Cell, Event, Expected, ExpectedRows, Holds, Item, Kind, Measure, Message, Model, Prefix,
-    Random, Script, Step, Timeline, cases, check, check_random_cuts, deployment,
-    deployment_into, final_rows, lateness_us, run, shuffled,
+    Random, Script, Step, Timeline, cases, check, check_random_cuts, deployment, deployment_into,
+    final_rows, lateness_us, run, shuffled,
 };
 
 const KEEP: [Option<(&str, Holds)>; 3] = [
@@ -243,7 +243,7 @@ fn log(random: &mut Random, count: usize, lateness_us: &[i64]) -> Vec<Message> {
 
 #[test]
 fn every_epoch_equals_the_rule() {
-    cases("every epoch equals the rule", 150, |random| {
+    cases("every epoch equals the rule", 60, |random| {
         let case = Case::random(random);
         let count = random.pick(&[5, 30, 80]);
         let log = log(random, count, &lateness_us(&case.deployment));
@@ -254,11 +254,10 @@ fn every_epoch_equals_the_rule() {
 
 #[test]
 fn workers_cuts_and_orders_do_not_show() {
-    cases("workers, cuts and orders do not show", 20, |random| {
+    cases("workers, cuts and orders do not show", 8, |random| {
         let operator = "[operators.thin]\ntype = \"sample\"\nfrom = \"events0\"\nby = \"user_id\"\n\
                         keep = \"event_type = 'FILL'\"\ncontext = 1\nrate = 0.4\n";
-        let deployment =
-            deployment_into(&["30s"], operator, &["thin"]).expect("a deployment");
+        let deployment = deployment_into(&["30s"], operator, &["thin"]).expect("a deployment");
         let log = log(random, 50, &[30_000_000]);
         let rows = |workers: usize, log: &[Message], random: &mut Random| {
             // Otherwise it is open at the end whether the last ones pass.
@@ -280,10 +279,9 @@ fn workers_cuts_and_orders_do_not_show() {
 /// Of rows that change, what comes out is what they were in the end.
 #[test]
 fn a_sample_of_changing_rows_equals_the_rule() {
-    cases("a sample of changing rows equals the rule", 60, |random| {
+    cases("a sample of changing rows equals the rule", 25, |random| {
         let model = Model::trades_per_user(vec!["1m"]);
-        let (time, behind_us) =
-            random.pick(&[("window_start", 60_000_000), ("window_end", 0)]);
+        let (time, behind_us) = random.pick(&[("window_start", 60_000_000), ("window_end", 0)]);
         let rule = Rule { context: 1, within_us: 120_000_000, rate: 0.3 };
         let operators = model.toml("per_user")
             + &format!(
@@ -296,18 +294,19 @@ fn a_sample_of_changing_rows_equals_the_rule() {
                 prefix.events.iter().filter_map(|event| model.contribution(event)).collect();
             let rows = model.expected(&contributions);
             let items = model.items(&rows);
-            let candidates = items.iter().zip(rows.keys()).enumerate().map(|(index, (item, key))| {
-                let Cell::Time(time_us) = item.get(time) else { panic!("no time") };
-                let key: Vec<String> = key.iter().map(Value::to_plain).collect();
-                Candidate {
-                    group: item.get("user_id").canonical().map(|user| vec![user]),
-                    time_us,
-                    order: key.join("|"),
-                    key: key.join("|"),
-                    is_kept: item.get("trades").greater(2.0) == Some(true),
-                    index,
-                }
-            });
+            let candidates =
+                items.iter().zip(rows.keys()).enumerate().map(|(index, (item, key))| {
+                    let Cell::Time(time_us) = item.get(time) else { panic!("no time") };
+                    let key: Vec<String> = key.iter().map(Value::to_plain).collect();
+                    Candidate {
+                        group: item.get("user_id").canonical().map(|user| vec![user]),
+                        time_us,
+                        order: key.join("|"),
+                        key: key.join("|"),
+                        is_kept: item.get("trades").greater(2.0) == Some(true),
+                        index,
+                    }
+                });
             let watermark_us = match prefix.watermark_us {
                 i64::MIN | i64::MAX => prefix.watermark_us,
                 watermark_us => watermark_us - behind_us,
@@ -327,16 +326,12 @@ fn a_sample_of_changing_rows_equals_the_rule() {
 
 /// Ten events per second for 1,000 seconds.
 fn steady(settings: &str, sink: &[&str]) -> (Arc<Deployment>, Script) {
-    let operator =
-        format!("[operators.thin]\ntype = \"sample\"\nfrom = \"events0\"\n{settings}");
+    let operator = format!("[operators.thin]\ntype = \"sample\"\nfrom = \"events0\"\n{settings}");
     let deployment = deployment_into(&["1s"], &operator, sink).expect("a deployment");
     let mut steps = Vec::new();
     for index in 0..10_000u64 {
-        let payload = format!(
-            "{{\"timestamp\":{},\"k\":{}}}",
-            1_700_000_000_000 + index * 100,
-            index % 100
-        );
+        let payload =
+            format!("{{\"timestamp\":{},\"k\":{}}}", 1_700_000_000_000 + index * 100, index % 100);
         steps.push(Step::Message(Message { sequence: index + 1, payload, ..Message::default() }));
         if index % 20 == 19 {
             steps.push(Step::Batch { worker: index as usize / 20 });

@@ -29,11 +29,12 @@ use waterwheel_pipeline::contract::operator::{
 use waterwheel_pipeline::contract::sink::{Emit, Sink, SinkContext, SinkKind, SinkSpec};
 use waterwheel_pipeline::contract::source::{Source, SourceKind, SourceSpec, Until};
 use waterwheel_pipeline::contract::state::{Keeper, KeyGroup, Restore, SavedPart, SavedState};
-use waterwheel_pipeline::graph::{Deployment, InputRef, SourceNode, plan};
+use waterwheel_pipeline::graph::{Deployment, InputRef, plan};
 
 use super::log::{Message, Script, Step};
 use crate::OPERATORS;
 
+type Planned = Result<Arc<Deployment>, String>;
 /// A dataflow that has not moved for so long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
@@ -98,16 +99,12 @@ const CATALOG: Catalog = Catalog {
 
 /// Plans operators over the sources `events0`, `events1` and so on, one per lateness (`"30s"`);
 /// `Err` has the findings.
-pub(crate) fn deployment(lateness: &[&str], operators: &str) -> Result<Arc<Deployment>, String> {
+pub(crate) fn deployment(lateness: &[&str], operators: &str) -> Planned {
     deployment_into(lateness, operators, &[])
 }
 
 /// The same with a sink for these operators: only for a sink do events become rows.
-pub(crate) fn deployment_into(
-    lateness: &[&str],
-    operators: &str,
-    sink: &[&str],
-) -> Result<Arc<Deployment>, String> {
+pub(crate) fn deployment_into(lateness: &[&str], operators: &str, sink: &[&str]) -> Planned {
     let sources: String = lateness
         .iter()
         .enumerate()
@@ -335,11 +332,11 @@ impl WorkerRun {
             let (dead, letters) = scope.new_input();
             let letters: Rows<'_> = letters.as_collection();
             let (mut outputs, mut captured, mut states) = (Vec::<Input<'_>>::new(), vec![], vec![]);
-            let decoder = |source: &SourceNode| -> Decoder {
+            let decoders = deployment.sources.iter().map(|source| -> Decoder {
                 let plan = source.decode.clone();
                 Arc::new(move |raw| plan.decode(raw).batch)
-            };
-            let decoders: Decoders = deployment.sources.iter().map(decoder).collect();
+            });
+            let decoders: Decoders = decoders.collect();
             for node in &deployment.operators {
                 let input = |input: &InputRef| match *input {
                     InputRef::Source(index) => Input::Events(streams[index].clone()),

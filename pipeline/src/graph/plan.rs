@@ -192,8 +192,7 @@ impl<'c> Planner<'c> {
             plans.push(InputPlan::stand_in(DEAD_LETTER));
         }
         let guessed = known.is_empty() || known.contains(&Known::Unplanned);
-        let mut context =
-            OperatorContext { name: draft.name.clone(), inputs: plans, events: None };
+        let mut context = OperatorContext { name: draft.name.clone(), inputs: plans, events: None };
         let before = draft.section.findings().len();
         let planned = (draft.kind.plan)(&draft.section, &mut context);
         if guessed {

@@ -31,9 +31,7 @@ use crate::contract::clock::{Clock, StateGauge};
 use crate::contract::epoch::Epoch;
 use crate::contract::event::EventBatch;
 use crate::contract::fault::Fault;
-use crate::contract::operator::{
-    Decoder, Decoders, Events, Input, RenderContext, Rows, raw_rows,
-};
+use crate::contract::operator::{Decoder, Decoders, Events, Input, RenderContext, Rows, raw_rows};
 use crate::contract::sink::Emit;
 use crate::contract::state::{Keeper, Restore, SavedState};
 use crate::graph::{Deployment, InputRef, SinkNode};

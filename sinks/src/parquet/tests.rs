@@ -355,13 +355,13 @@ async fn a_fault_loses_only_what_waits() {
     bench.open(1).await;
     bench.commit(1, rows(0, 4)).await.expect("written");
     bench.commit(2, rows(4, 6)).await.expect("kept");
-    let away = bench.lake().join("away");
-    fs::rename(bench.plan.staging(), &away).expect("moved");
+    let (staging, away) = (bench.lake().join(bench.plan.staging()), bench.lake().join("away"));
+    fs::rename(&staging, &away).expect("moved");
     let fault = bench.commit(3, rows(6, 8)).await.expect_err("a fault");
     assert_eq!(fault.remedy, Remedy::Retry, "{fault}");
     assert_eq!(bench.commit(3, Vec::new()).await.expect_err("lost").remedy, Remedy::Retry);
     assert_eq!(bench.sink.recover().await.expect_err("still away").remedy, Remedy::Retry);
-    fs::rename(&away, bench.plan.staging()).expect("moved back");
+    fs::rename(&away, &staging).expect("moved back");
     assert_eq!(bench.sink.recover().await.expect("recovered"), Some(progress(1)));
     assert_eq!(bench.staged(), Vec::<String>::new());
     assert_eq!(bench.commit(2, rows(4, 8)).await.expect("written"), Some(2));

@@ -10,7 +10,8 @@ use super::Contributions;
 use super::pools::{self, Flavour};
 use crate::testing::{
     Contribution, Event, Expected, ExpectedRows, Message, Model, Prefix, Random, Script, Step,
-    Timeline, cases, check, check_random_cuts, check_same_rows, deployment, lateness_us, naive, run,
+    Timeline, cases, check, check_random_cuts, check_same_rows, deployment, lateness_us, naive,
+    run,
 };
 
 /// Never shorter than the times that a pane of it could hold.
@@ -146,7 +147,9 @@ fn toml(between: Option<&Model>, model: &Model, expire: Option<&str>) -> String 
     let between = between.map_or_else(String::new, |between| between.toml("per_user"));
     let own = model.toml("total");
     match expire {
-        Some(expire) => between + &own.replacen("from =", &format!("expire = \"{expire}\"\nfrom ="), 1),
+        Some(expire) => {
+            between + &own.replacen("from =", &format!("expire = \"{expire}\"\nfrom ="), 1)
+        }
         None => between + &own,
     }
 }

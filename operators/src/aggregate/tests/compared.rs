@@ -40,11 +40,10 @@ fn changes(now: f64, before: f64, slack: f64) -> [Expected; 2] {
         true => Expected::Around { number, slack: (size * slack).max(5e-324) },
         false => Expected::Is(Value::Null),
     };
-    let size = now.abs().max(before.abs());
+    let size = now.abs() + before.abs();
     let difference = now - before;
     let percent = difference / before * 100.0;
-    // What is known to a part of the larger is known to that part of the quotient.
-    [around(difference, size), around(percent, 200.0 * (size / before).abs().max(1.0))]
+    [around(difference, size), around(percent, 200.0 * (size / before).abs())]
 }
 
 /// The number, and which part of it may be wrong.

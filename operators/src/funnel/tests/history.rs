@@ -18,6 +18,8 @@ use super::super::{Order, Plan, Rules};
 use crate::testing::Random;
 
 const EVENTS: usize = 100_000;
+/// At most.
+const ROUNDS: usize = 6;
 const EPOCH_EVENTS: usize = 1_000;
 const STEP_US: i64 = 1_000;
 const LATENESS_US: i64 = 20_000_000;
@@ -56,6 +58,7 @@ fn run(order: Order, events: &[UserEvent]) -> Duration {
         name: "steps".to_owned(),
         fingerprint: 0,
         keeper: Keeper::default(),
+        decoders: Vec::new().into(),
     };
     let mut users = UserChains::new(plan(order), &context);
     let epochs: Vec<Vec<(UserEvent, isize)>> = events
@@ -74,17 +77,27 @@ fn run(order: Order, events: &[UserEvent]) -> Duration {
 
 #[test]
 fn an_event_costs_the_same_whatever_its_user_did_before() {
+    const HISTORIES: [usize; 3] = [10, 1_000, 100_000];
+    let logs = HISTORIES.map(events);
     for order in [Order::Ordered, Order::Strict, Order::Any] {
-        let costs = [10, 1_000, 100_000].map(|of_each| {
-            let events = events(of_each);
-            // The best of several: this measures the funnel, not the machine.
-            let took = (0..2).map(|_| run(order, &events)).min().expect("a run");
+        let mut best = [Duration::MAX; 3];
+        let ratio = |best: &[Duration; 3]| {
+            let (least, most) = (best.iter().min(), best.iter().max());
+            most.expect("a run").as_secs_f64() / least.expect("a run").as_secs_f64()
+        };
+        // The best of several rounds: this measures the funnel, not what else the machine does.
+        for _ in 0..ROUNDS {
+            for (best, events) in best.iter_mut().zip(&logs) {
+                *best = run(order, events).min(*best);
+            }
+            if ratio(&best) < 4.0 {
+                break;
+            }
+        }
+        for (of_each, took) in HISTORIES.into_iter().zip(best) {
             let per_event = took.as_nanos() / EVENTS as u128;
             println!("funnel: {per_event} ns/event, {order:?}, {of_each} events per user");
-            per_event
-        });
-        let (least, most) = (costs.iter().min(), costs.iter().max());
-        let (least, most) = (least.expect("a cost"), most.expect("a cost"));
-        assert!(*most < 4 * least, "{order:?}: {costs:?} ns/event");
+        }
+        assert!(ratio(&best) < 4.0, "{order:?}: {best:?} for {EVENTS} events");
     }
 }

@@ -18,6 +18,8 @@ use super::super::{Plan, Side};
 use crate::testing::Random;
 
 const EVENTS: usize = 100_000;
+/// At most.
+const ROUNDS: usize = 6;
 const EPOCH_EVENTS: usize = 1_000;
 /// Between two events.
 const STEP_US: i64 = 1_000;
@@ -48,7 +50,7 @@ fn plan() -> Plan {
 fn rows(is_hot: bool) -> Vec<SideRow> {
     let mut random = Random::new(1);
     let row = |index: usize| {
-        let key = if is_hot && index % 10 == 0 { 0 } else { 1 + random.below(20_000) as u128 };
+        let key = if is_hot && index.is_multiple_of(10) { 0 } else { 1 + random.below(20_000) as u128 };
         let side = if random.once_in(2) { Side::Left } else { Side::Right };
         let time_us = index as i64 * STEP_US;
         let values =
@@ -69,6 +71,7 @@ fn run(rows: &[SideRow]) -> (Duration, usize) {
         name: "pairs".to_owned(),
         fingerprint: 0,
         keeper: Keeper::default(),
+        decoders: Vec::new().into(),
     };
     let mut state = JoinState::new(Arc::new(plan()), &context, &context.part("rows"));
     let (mut output, mut pairs) = (Vec::new(), 0);
@@ -88,10 +91,18 @@ fn run(rows: &[SideRow]) -> (Duration, usize) {
 
 #[test]
 fn a_hot_key_does_not_slow_the_others() {
-    let [even, hot] = [false, true].map(rows);
-    // The best of several: this measures the join, not the machine.
-    let best = |rows: &[SideRow]| (0..3).map(|_| run(rows)).min().expect("a run");
-    let ((even, _), (hot, pairs)) = (best(&even), best(&hot));
+    let kinds = [false, true].map(rows);
+    let mut best = [(Duration::MAX, 0); 2];
+    // The best of several rounds: this measures the join, not what else the machine does.
+    for _ in 0..ROUNDS {
+        for (best, rows) in best.iter_mut().zip(&kinds) {
+            *best = run(rows).min(*best);
+        }
+        if best[1].0 < 2 * best[0].0 {
+            break;
+        }
+    }
+    let [(even, _), (hot, pairs)] = best;
     let per_event = |took: Duration| took.as_nanos() / EVENTS as u128;
     println!(
         "join: {} ns/event with even keys, {} ns/event where one key has a tenth of all events \

@@ -35,7 +35,7 @@ pub fn plan_stage(
     let name = pipeline_name(&root);
     let engine = engine(&root);
     let mut planner = Planner { is_rehearsal: true, ..Planner::new(catalog) };
-    planner.sources(&root);
+    planner.sources(&root, engine.keeps_checkpoints);
     planner.operators(&root);
     let sinks = planner.stage_sinks(name.as_deref().unwrap_or_default(), sinks);
     // What is wrong with the sinks is for `check` to say.
@@ -101,6 +101,7 @@ impl Planner<'_> {
                 inputs: inputs.clone(),
                 context,
                 fingerprint,
+                begins_now: false,
             }
         };
         sinks.into_iter().map(stage_sink).collect()

@@ -135,7 +135,7 @@ impl ExpectedRow {
         let agree =
             |(column, expected): &&(usize, ExpectedValue)| expected.matches(cell(row, *column));
         let of_key: Vec<_> = self.cells.iter().filter(|(column, _)| key.contains(column)).collect();
-        let same_key = !of_key.is_empty() && of_key.iter().all(|cell| agree(cell));
+        let same_key = !of_key.is_empty() && of_key.iter().all(&agree);
         let equal = self.cells.iter().filter(agree).count();
         (same_key || 2 * equal > self.cells.len()).then_some((same_key, equal))
     }

@@ -23,6 +23,7 @@ use self::memory::{Memory, MemorySpec};
 use super::changes::OnChange;
 use super::gauges::Gauges;
 use super::pipeline::{self, Outcome};
+use crate::contract::bucket::Place;
 use crate::contract::catalog::Catalog;
 use crate::contract::fault::Fault;
 use crate::contract::sink::Emit;
@@ -132,8 +133,8 @@ impl Stage {
             let directory = TempDir::with_prefix("waterwheel-test-").map_err(|error| {
                 Fault::stop(format!("cannot make a directory for checkpoints: {error}"))
             })?;
-            let path = directory.path().to_owned();
-            deployment.checkpoint = Some(CheckpointSettings { path, every_us: 0, keep: 3 });
+            let place = Place::Directory(directory.path().to_owned());
+            deployment.checkpoint = Some(CheckpointSettings { place, every_us: 0, keep: 3 });
             checkpoints = Some(directory);
         }
         Ok(Self {

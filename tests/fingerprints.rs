@@ -97,7 +97,7 @@ from = "events"
 [operators.thin]
 type = "sample"
 from = "market"
-keep = "kind = 'fill'"
+keep = "kind = 'kept'"
 
 [operators.fills]
 type = "filter"
@@ -273,10 +273,10 @@ const GAP: &str = "gap = \"30m\"";
 const PERIODS: &str = "periods = 12";
 const BY: &str = "by = [\"properties.symbol\"]";
 const LINEAGE: &str = "type = \"lineage\"";
-const KEEP: &str = "keep = \"kind = 'fill'\"";
+const KEEP: &str = "keep = \"kind = 'kept'\"";
 const FILTER: &str = "where = \"kind = 'FILL'\"";
 const PRICE: &str = "columns.price = \"properties.price\"";
-const FROM_MARKET: &str = "from = \"market\"";
+const FROM_MARKET: &str = "from = \"market\"\nwindows = [\"1m\"]";
 const RAW: &str = "url = \"postgres://h/raw\"";
 const WAREHOUSE: &str = "url = \"postgres://h/analytics\"";
 const ARCHIVE: &str = "path = \"archive\"";
@@ -449,7 +449,7 @@ const EDITS: &[Edit] = &[
 
     edit("sample.from", "from = \"market\"\nkeep", "from = [\"market\"]\nkeep", NOTHING),
     edit("sample.from", "from = \"market\"\nkeep", "from = \"events\"\nkeep", THIN),
-    edit("sample.keep", KEEP, "keep = \"kind='fill'\"", NOTHING),
+    edit("sample.keep", KEEP, "keep = \"kind='kept'\"", NOTHING),
     edit("sample.keep", KEEP, "keep = \"kind = 'x'\"", THIN),
     instead("sample.keep", KEEP, "", "keep = \"kind = 'x'\"", THIN),
     // What passes is kept for another reason.
@@ -543,7 +543,8 @@ const EDITS: &[Edit] = &[
     // An indexed column cannot hold long texts.
     added("postgres.indexes", RAW, "indexes = false", "raw"),
 
-    edit("parquet.path", ARCHIVE, "path = \"elsewhere\"", NOTHING),
+    // `insecure` is about servers alone, and there are none yet.
+    edit("parquet.path parquet.insecure", ARCHIVE, "path = \"elsewhere\"", NOTHING),
     edit("parquet.from", "[\"history\", \"dead_letter\"]", "[\"dead_letter\", \"history\"]", NOTHING),
     edit("parquet.from", "[\"history\", \"dead_letter\"]", "[\"history\"]", "archive"),
     added("parquet.partition", ARCHIVE, "partition = []", NOTHING),

@@ -18,7 +18,6 @@ mod latency;
 mod layers;
 mod logins;
 mod multisource;
-mod object_stores;
 mod rebuild;
 mod rehearsals;
 mod restart;

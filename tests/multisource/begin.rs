@@ -113,12 +113,12 @@ fn held(postgres: &Postgres) -> usize {
 /// What came before is not there; of windows, those that changed since.
 fn assert_warehouse(postgres: &Postgres) {
     let left = postgres.query("select min(sequence), max(sequence), count(*) from public.left");
-    assert_eq!(left.unwrap().trim(), "61|180|120");
+    assert_eq!(left.unwrap().trim(), "61\t180\t120");
     let counts = postgres.query(
         "select min(window_start at time zone 'UTC'), count(*), sum(n) from counts \
          where granularity = '1m'",
     );
-    assert_eq!(counts.unwrap().trim(), "2026-05-04 12:10:00|40|240");
+    assert_eq!(counts.unwrap().trim(), "2026-05-04 12:10:00\t40\t240");
 }
 
 /// Every message once.

@@ -146,8 +146,8 @@ fn same_value(name: &str, expected: &Value, actual: &Value) -> bool {
 fn canonical(value: Value) -> Value {
     let Value::String(text) = &value else { return value };
     // Columns of JSON are text in a lake.
-    if let Ok(list @ Value::Array(_)) = serde_json::from_str(text) {
-        return list;
+    if let Ok(json @ (Value::Array(_) | Value::Object(_))) = serde_json::from_str(text) {
+        return json;
     }
     let bytes = text.as_bytes();
     let like_a_time = bytes.len() >= 20 && bytes[4] == b'-' && bytes[10] == b'T';

@@ -44,11 +44,6 @@ impl Deployment {
         self.command_with("run", &["--rebuild"])
     }
 
-    /// Starts `waterwheel check <file> --connect`.
-    pub(crate) fn connect(&self) -> Waterwheel {
-        self.command_with("check", &["--connect"])
-    }
-
     /// Starts `waterwheel <command> <file>`.
     pub(crate) fn command(&self, command: &str) -> Waterwheel {
         self.command_with(command, &[])

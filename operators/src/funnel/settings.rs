@@ -27,9 +27,6 @@ pub(super) struct Settings {
     pub(super) breakdown: Option<String>,
 }
 
-/// Counts the forms of the saved state; another number makes an older one unreadable.
-const STATE_FORM: u32 = 2;
-
 /// The columns that every funnel has.
 const OWN_COLUMNS: [&str; 10] = [
     "window_start",
@@ -47,7 +44,6 @@ const OWN_COLUMNS: [&str; 10] = [
 /// The settings that change the meaning of the rows.
 pub(super) fn meaning(section: &Section<'_>) -> String {
     let mut meaning = Meaning::default();
-    meaning.add("state", STATE_FORM);
     let or = |key: &str, default: &str| {
         section.text(key).map_or_else(|| default.to_owned(), |text| text.value)
     };

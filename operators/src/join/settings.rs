@@ -14,9 +14,6 @@ use super::side::SidePlan;
 use crate::meaning::Meaning;
 use crate::settings::{is_table, key_columns};
 
-/// Counts the forms of the saved state; another number makes an older one unreadable.
-const STATE_FORM: u32 = 2;
-
 /// `−before ≤ right − left ≤ after`, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bound {
@@ -105,7 +102,6 @@ pub(super) fn inputs(section: &Section<'_>) -> Vec<InputName> {
 /// The settings that change the meaning of the rows.
 pub(super) fn meaning(section: &Section<'_>) -> String {
     let mut meaning = Meaning::default();
-    meaning.add("state", STATE_FORM);
     for side in ["left", "right"] {
         // Which inputs they are is for the planner.
         let table = section.table(side).map(|table| table.copy());

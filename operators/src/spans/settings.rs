@@ -88,7 +88,8 @@ impl By {
         let Self::Columns { own, .. } = self else {
             return;
         };
-        let is_list = section.copy().texts("by").is_some_and(|texts| texts.is_empty());
+        let is_list = !crate::settings::is_table(section, "by")
+            && section.copy().texts("by").is_some_and(|texts| texts.is_empty());
         if section.has("by") && columns.is_empty() && is_list {
             let help = "name the path whose values belong together, or leave `by` out";
             section.findings().error_help(section.key_span("by"), "`by` names no key", help);

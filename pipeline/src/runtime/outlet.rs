@@ -323,21 +323,21 @@ mod tests {
             coordinator,
             gauges: Arc::default(),
         };
-        let running = tokio::spawn(outlet.run());
-        for epoch in 0..3 {
-            let positions = Positions::from([("events".to_owned(), position_at(epoch + 1))]);
-            let watermarks = std::collections::BTreeMap::new();
-            let record = EpochRecord { epoch, generation: 1, positions, watermarks };
-            // What is marked so is committed at once.
-            let delivery = Delivery { record, finished: true, updates: Vec::new() };
-            if deliver.send(delivery).await.is_err() {
-                break;
+        let drive = async move {
+            for epoch in 0..3 {
+                let positions = Positions::from([("events".to_owned(), position_at(epoch + 1))]);
+                let watermarks = std::collections::BTreeMap::new();
+                let record = EpochRecord { epoch, generation: 1, positions, watermarks };
+                // What is marked so is committed at once.
+                let delivery = Delivery { record, finished: true, updates: Vec::new() };
+                if deliver.send(delivery).await.is_err() {
+                    break;
+                }
+                // Each on its own: the next comes when this one is taken.
+                let _ = heard.recv().await;
             }
-            // Each on its own: the next comes when this one is taken.
-            let _ = heard.recv().await;
-        }
-        drop(deliver);
-        running.await.expect("the actor ends")
+        };
+        tokio::join!(outlet.run(), drive).0
     }
 
     #[tokio::test]

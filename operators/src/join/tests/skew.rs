@@ -50,7 +50,8 @@ fn plan() -> Plan {
 fn rows(is_hot: bool) -> Vec<SideRow> {
     let mut random = Random::new(1);
     let row = |index: usize| {
-        let key = if is_hot && index.is_multiple_of(10) { 0 } else { 1 + random.below(20_000) as u128 };
+        let key =
+            if is_hot && index.is_multiple_of(10) { 0 } else { 1 + random.below(20_000) as u128 };
         let side = if random.once_in(2) { Side::Left } else { Side::Right };
         let time_us = index as i64 * STEP_US;
         let values =

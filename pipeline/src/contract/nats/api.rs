@@ -163,6 +163,8 @@ impl Api {
             Err(ApiError::Unanswered(format!("no server answers at {}", self.address)))
         })?;
         let mut connects = self.connects.clone();
+        // The first connection is heard of a moment after it is made; it is no sign of a loss.
+        let _ = tokio::time::timeout(CONNECT_PATIENCE, connects.wait_for(|count| *count > 0)).await;
         connects.mark_unchanged();
         tokio::select! {
             biased;

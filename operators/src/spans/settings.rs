@@ -73,7 +73,7 @@ impl By {
                     return Vec::new();
                 };
                 match expr::parse(&text.value) {
-                    Ok(ast) => vec![ByColumn { alias: "by".to_owned(), text, ast }],
+                    Ok(ast) => vec![ByColumn { alias: default.to_owned(), text, ast }],
                     Err(error) => {
                         expr::report(section, &text, &error);
                         Vec::new()

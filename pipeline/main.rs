@@ -5,6 +5,7 @@ mod cli {
     pub(crate) mod deployment;
     pub(crate) mod run;
     pub(crate) mod status;
+    pub(crate) mod test;
 }
 
 use std::path::PathBuf;
@@ -64,6 +65,12 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// Runs the tests that stand beside pipelines, and exits 1 unless all pass.
+    Test {
+        /// The deployments' TOML files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Runs the main job on generated events and local files.
     Demo {
         /// Where its files go.
@@ -108,6 +115,7 @@ fn main() -> ExitCode {
             }
             Err(code) => code,
         },
+        Command::Test { files } => cli::test::test(&files),
         Command::Demo { directory } => cli::run::demo(&directory),
     }
 }

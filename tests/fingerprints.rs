@@ -90,6 +90,55 @@ steps = [{ name = "some", where = "n > 1" }, { name = "many", where = "n > 9" }]
 within = "10m"
 window = "1h"
 
+[operators.origins]
+type = "lineage"
+from = "events"
+
+[operators.thin]
+type = "sample"
+from = "market"
+keep = "kind = 'kept'"
+
+[operators.fills]
+type = "filter"
+from = "history"
+where = "kind = 'FILL'"
+
+[operators.priced]
+type = "derive"
+from = "fills"
+columns.price = "properties.price"
+
+[sources.people]
+type = "file"
+path = "people.jsonl"
+
+[operators.orders]
+type = "flow"
+from = "people"
+done = "kind = 'shipped'"
+timeout = "5m"
+
+[operators.visits]
+type = "sessions"
+from = ["people"]
+gap = "30m"
+
+[operators.cohorts]
+type = "retention"
+from = "people"
+start = "kind = 'signup'"
+return = "kind = 'login'"
+period = "1d"
+periods = 12
+
+[operators.runs]
+type = "sessions"
+from = ["volume", "minutes"]
+by = "granularity"
+time = "window_end"
+gap = "1h"
+
 [sinks.warehouse]
 type = "postgres"
 from = ["volume", "events", "pairs"]
@@ -115,20 +164,32 @@ type = "nats"
 from = ["steps", "both", "rates"]
 subject = "results.{operator}"
 
+[sinks.stories]
+type = "postgres"
+from = ["orders", "visits", "cohorts", "runs"]
+url = "postgres://h/stories"
+
 [sinks.screen]
 type = "print"
-from = ["steps"]
+from = ["steps", "origins", "thin", "fills", "priced"]
 "#;
 
 /// Everything that rests on a source.
-const EVENTS: &str = "archive both hours lake over pairs rates raw results steps volume warehouse";
-const HISTORY: &str = "archive lake over pairs warehouse";
-const MARKET: &str = "archive both lake minutes rates results";
+const EVENTS: &str = "archive both hours lake origins over pairs rates raw results runs steps stories volume warehouse";
+const HISTORY: &str = "archive fills lake over pairs priced warehouse";
+const MARKET: &str = "archive both lake minutes rates results runs stories thin";
 /// Everything that rests on an operator, and itself.
-const VOLUME: &str = "hours lake rates results volume warehouse";
-const MINUTES: &str = "lake minutes rates results";
+const VOLUME: &str = "hours lake rates results runs stories volume warehouse";
+const MINUTES: &str = "lake minutes rates results runs stories";
 const PAIRS: &str = "lake over pairs warehouse";
 const STEPS: &str = "results steps";
+const ORIGINS: &str = "origins";
+const THIN: &str = "thin";
+const FILLS: &str = "fills priced";
+const PRICED: &str = "priced";
+const ORDERS: &str = "orders stories";
+const VISITS: &str = "stories visits";
+const COHORTS: &str = "cohorts stories";
 const NOTHING: &str = "";
 
 /// An edit of the base.
@@ -199,13 +260,23 @@ impl Edit {
 }
 
 const STREAM: &str = "stream = \"EVENTS\"";
+const BEGIN: &str = "workers = 1\n\n[sources.events]\n";
+const IDLE_1M: &str = "checkpoint.path = \"state\"\n\n[sources.events]\nidle_after = \"1m\"\n";
+const IDLE_2M: &str = "checkpoint.path = \"state\"\n\n[sources.events]\nidle_after = \"2m\"\n";
 const FILE: &str = "path = \"a.jsonl\"";
 const GENERATE: &str = "count = 10";
 const ON: &str = "on = \"correlation_id\"";
 const WITHIN: &str = "within = \"30s\"";
 const FUNNEL: &str = "within = \"1h\"";
+const TIMEOUT: &str = "timeout = \"5m\"";
+const GAP: &str = "gap = \"30m\"";
+const PERIODS: &str = "periods = 12";
 const BY: &str = "by = [\"properties.symbol\"]";
-const FROM_MARKET: &str = "from = \"market\"";
+const LINEAGE: &str = "type = \"lineage\"";
+const KEEP: &str = "keep = \"kind = 'kept'\"";
+const FILTER: &str = "where = \"kind = 'FILL'\"";
+const PRICE: &str = "columns.price = \"properties.price\"";
+const FROM_MARKET: &str = "from = \"market\"\nwindows = [\"1m\"]";
 const RAW: &str = "url = \"postgres://h/raw\"";
 const WAREHOUSE: &str = "url = \"postgres://h/analytics\"";
 const ARCHIVE: &str = "path = \"archive\"";
@@ -228,6 +299,8 @@ const EDITS: &[Edit] = &[
     added("nats.tls", STREAM, "tls = { required = true }", NOTHING),
     added("nats.start", STREAM, "start = \"new\"", NOTHING),
     added("nats.until", STREAM, "until = \"final\"", NOTHING),
+    added("nats.max_skew", STREAM, "max_skew = \"1h\"", NOTHING),
+    instead("nats.idle_after", BEGIN, IDLE_1M, IDLE_2M, NOTHING),
     // What its events are.
     edit("nats.stream", STREAM, "stream = \"OTHER\"", EVENTS),
     added("nats.subjects", STREAM, "subjects = [\"a.>\"]", EVENTS),
@@ -256,6 +329,7 @@ const EDITS: &[Edit] = &[
     added("file.lateness", FILE, "lateness = \"1m\"", HISTORY),
     // Lines of a file have no broker's time.
     added("file.max_future", FILE, "max_future = \"1m\"", NOTHING),
+    added("file.max_skew", FILE, "max_skew = \"1h\"", NOTHING),
     added("file.max_bytes", FILE, "max_bytes = \"1MiB\"", NOTHING),
     added("file.max_bytes", FILE, "max_bytes = \"1KiB\"", HISTORY),
     added("file.format", FILE, "format = \"json\"", NOTHING),
@@ -264,6 +338,7 @@ const EDITS: &[Edit] = &[
 
     edit("generate.count", GENERATE, "count = 20", NOTHING),
     added("generate.rate", GENERATE, "rate = 5", NOTHING),
+    added("generate.max_skew", GENERATE, "max_skew = \"1h\"", NOTHING),
     added("generate.until", GENERATE, "until = \"end\"", NOTHING),
     added("generate.seed", GENERATE, "seed = 1", NOTHING),
     added("generate.seed", GENERATE, "seed = 2", MARKET),
@@ -301,6 +376,14 @@ const EDITS: &[Edit] = &[
     // Of one length, but rows say how the window is written.
     edit("aggregate.windows", "windows = [\"1m\", \"1d\"]", "windows = [\"60s\", \"1d\"]", VOLUME),
     instead("aggregate.windows", "windows = [\"1m\", \"1d\"]", "windows = [\"1m\"]", "windows = \"1m\"", NOTHING),
+    instead("aggregate.windows", "windows = [\"1m\", \"1d\"]", "windows = [{ size = \"1h\", every = \"5m\" }, \"1m\"]", "windows = [\"1m\", { every = \"5m\", size = \"1h\" }]", NOTHING),
+    instead("aggregate.windows", "windows = [\"1m\", \"1d\"]", "windows = [{ size = \"1h\", every = \"5m\" }, \"1m\"]", "windows = [{ size = \"1h\", every = \"6m\" }, \"1m\"]", VOLUME),
+    instead("aggregate.expire", "windows = [\"1m\"]\nmeasures.n = \"count(*)\"\n\n[operators.steps]", "expire = \"1h\"\nmeasures.n = \"count(*)\"\n\n[operators.steps]", "expire = \"60m\"\nmeasures.n = \"count(*)\"\n\n[operators.steps]", NOTHING),
+    instead("aggregate.expire", "windows = [\"1m\"]\nmeasures.n = \"count(*)\"\n\n[operators.steps]", "expire = \"1h\"\nmeasures.n = \"count(*)\"\n\n[operators.steps]", "expire = \"2h\"\nmeasures.n = \"count(*)\"\n\n[operators.steps]", "lake over"),
+    edit("aggregate.compare", "windows = [\"1h\"]\nmeasures.n = \"count(*)\"", "windows = [\"1h\"]\ncompare = \"previous\"\nmeasures.n = \"count(*)\"", "both results"),
+    added("aggregate.breakdown", BY, "breakdown = [\"properties.venue\"]", VOLUME),
+    behind("aggregate.breakdown", BY, "breakdown = [\"properties.venue\"]", "breakdown = { venue = \"properties.venue\" }", NOTHING),
+    behind("aggregate.breakdown", BY, "breakdown = [\"properties.venue\"]", "breakdown = [\"venue\"]", VOLUME),
     edit("aggregate.measures", "sum(properties.price)", "sum( properties.price )", NOTHING),
     edit("aggregate.measures", "sum(properties.price)", "avg(properties.price)", VOLUME),
     edit("aggregate.measures", "sum(properties.price)", "sum(properties.price) filter (where a)", VOLUME),
@@ -330,12 +413,13 @@ const EDITS: &[Edit] = &[
     edit("join.select", "left.properties.symbol", "right.properties.symbol", PAIRS),
     added("join.select", WITHIN, "select.id = \"left.id\"", PAIRS),
     added("join.unmatched", WITHIN, "unmatched = \"none\"", NOTHING),
+    added("join.unmatched", WITHIN, "unmatched = \"left\"", PAIRS),
 
     edit("funnel.from", "from = \"events\"\nsteps", "from = [\"events\"]\nsteps", NOTHING),
     edit("funnel.from", "from = \"events\"\nsteps", "from = \"history\"\nsteps", STEPS),
     instead("funnel.from", "from = \"events\"\nsteps", "from = [\"events\", \"market\"]\nsteps", "from = [\"market\", \"events\"]\nsteps", NOTHING),
     // Of rows at one time those of the first input come first.
-    edit("funnel.from", "[\"volume\", \"minutes\"]", "[\"minutes\", \"volume\"]", "rates results"),
+    edit("funnel.from", "type = \"funnel\"\nfrom = [\"volume\", \"minutes\"]", "type = \"funnel\"\nfrom = [\"minutes\", \"volume\"]", "rates results"),
     added("funnel.where", FUNNEL, "where = \"a = 1\"", STEPS),
     added("funnel.by", FUNNEL, "by = \"user_id\"", NOTHING),
     added("funnel.by", FUNNEL, "by = \"session_id\"", STEPS),
@@ -346,16 +430,109 @@ const EDITS: &[Edit] = &[
     edit("funnel.within", FUNNEL, "within = \"60m\"", NOTHING),
     edit("funnel.within", FUNNEL, "within = \"61m\"", STEPS),
     added("funnel.order", FUNNEL, "order = \"ordered\"", NOTHING),
+    added("funnel.order", FUNNEL, "order = \"strict\"", STEPS),
+    added("funnel.breakdown", FUNNEL, "breakdown = \"properties.venue\"", STEPS),
     edit("funnel.window", "within = \"1h\"\nwindow = \"1d\"", "within = \"1h\"\nwindow = \"1w\"", STEPS),
     added("funnel.timezone", FUNNEL, "timezone = \"UTC\"", NOTHING),
     added("funnel.timezone", FUNNEL, "timezone = \"Asia/Tokyo\"", STEPS),
     instead("funnel.timezone", "within = \"1h\"\nwindow = \"1d\"", "within = \"1h\"\nwindow = \"1h\"", "within = \"1h\"\nwindow = \"1h\"\ntimezone = \"Asia/Tokyo\"", NOTHING),
     added("funnel.time", FUNNEL, "time = \"timestamp\"", NOTHING),
 
+    instead("lineage.from", "type = \"lineage\"\nfrom = \"events\"", "type = \"lineage\"\nfrom = [\"events\", \"market\"]", "type = \"lineage\"\nfrom = [\"market\", \"events\"]", NOTHING),
+    edit("lineage.from", "type = \"lineage\"\nfrom = \"events\"", "type = \"lineage\"\nfrom = \"history\"", ORIGINS),
+    added("lineage.where", LINEAGE, "where = \"a = 1\"", ORIGINS),
+    added("lineage.within", LINEAGE, "within = \"60m\"", NOTHING),
+    added("lineage.within", LINEAGE, "within = \"61m\"", ORIGINS),
+    added("lineage.time", LINEAGE, "time = \"timestamp\"", NOTHING),
+    added("lineage.timezone", LINEAGE, "timezone = \"Asia/Tokyo\"", NOTHING),
+    behind("lineage.timezone", LINEAGE, "where = \"extract(hour from timestamp) > 8\"", "where = \"extract(hour from timestamp) > 8\"\ntimezone = \"Asia/Tokyo\"", ORIGINS),
+
+    edit("sample.from", "from = \"market\"\nkeep", "from = [\"market\"]\nkeep", NOTHING),
+    edit("sample.from", "from = \"market\"\nkeep", "from = \"events\"\nkeep", THIN),
+    edit("sample.keep", KEEP, "keep = \"kind='kept'\"", NOTHING),
+    edit("sample.keep", KEEP, "keep = \"kind = 'x'\"", THIN),
+    instead("sample.keep", KEEP, "", "keep = \"kind = 'x'\"", THIN),
+    // What passes is kept for another reason.
+    instead("sample.keep sample.where", KEEP, "keep = \"a = 1\"", "where = \"a = 1\"", THIN),
+    added("sample.where", KEEP, "where = \"a = 1\"", THIN),
+    added("sample.by", KEEP, "by = \"user_id\"", THIN),
+    added("sample.by", KEEP, "by = []", NOTHING),
+    behind("sample.by", KEEP, "by = \"user_id\"", "by = [\"user_id\"]", NOTHING),
+    behind("sample.by", KEEP, "by = \"user_id\"", "by = [\"user_id\", \"session_id\"]", THIN),
+    added("sample.context", KEEP, "context = 5", NOTHING),
+    added("sample.context", KEEP, "context = 4", THIN),
+    added("sample.context_within", KEEP, "context_within = \"60s\"", NOTHING),
+    added("sample.context_within", KEEP, "context_within = \"61s\"", THIN),
+    added("sample.rate", KEEP, "rate = 0.1", NOTHING),
+    added("sample.rate", KEEP, "rate = 0.2", THIN),
+    behind("sample.rate", KEEP, "rate = 1", "rate = 1.0", NOTHING),
+    added("sample.time", KEEP, "time = \"timestamp\"", NOTHING),
+    added("sample.timezone", KEEP, "timezone = \"Asia/Tokyo\"", NOTHING),
+    behind("sample.timezone", KEEP, "where = \"extract(hour from timestamp) > 8\"", "where = \"extract(hour from timestamp) > 8\"\ntimezone = \"Asia/Tokyo\"", THIN),
+
+    edit("filter.from", "from = \"history\"\nwhere", "from = [\"history\"]\nwhere", NOTHING),
+    edit("filter.from", "from = \"history\"\nwhere", "from = \"market\"\nwhere", FILLS),
+    edit("filter.where", FILTER, "where = \"kind='FILL'\"", NOTHING),
+    edit("filter.where", FILTER, "where = \"kind = 'X'\"", FILLS),
+    added("filter.timezone", FILTER, "timezone = \"Asia/Tokyo\"", NOTHING),
+
+    edit("derive.from", "from = \"fills\"", "from = [\"fills\"]", NOTHING),
+    edit("derive.from", "from = \"fills\"", "from = \"history\"", PRICED),
+    added("derive.where", PRICE, "where = \"a = 1\"", PRICED),
+    edit("derive.columns", PRICE, "columns = { price = \" properties.price \" }", NOTHING),
+    edit("derive.columns", PRICE, "columns.price = \"properties.cost\"", PRICED),
+    edit("derive.columns", PRICE, "columns.cost = \"properties.price\"", PRICED),
+    added("derive.columns", PRICE, "columns.cost = \"properties.cost\"", PRICED),
+    added("derive.timezone", PRICE, "timezone = \"Asia/Tokyo\"", NOTHING),
+    behind("derive.timezone", PRICE, "columns.hour = \"extract(hour from timestamp)\"", "columns.hour = \"extract(hour from timestamp)\"\ntimezone = \"Asia/Tokyo\"", PRICED),
+    edit("flow.from", "from = \"people\"\ndone", "from = [\"people\"]\ndone", NOTHING),
+    edit("flow.from", "from = \"people\"\ndone", "from = [\"people\", \"events\"]\ndone", ORDERS),
+    edit("flow.done", "kind = 'shipped'", "kind='shipped'", NOTHING),
+    edit("flow.done", "kind = 'shipped'", "kind = 'cancelled'", ORDERS),
+    edit("flow.timeout", TIMEOUT, "timeout = \"300s\"", NOTHING),
+    edit("flow.timeout", TIMEOUT, "timeout = \"6m\"", ORDERS),
+    added("flow.by", TIMEOUT, "by = \"correlation_id\"", NOTHING),
+    added("flow.by", TIMEOUT, "by = [\"payload.correlation_id\"]", ORDERS),
+    added("flow.by", TIMEOUT, "by = { order = \"correlation_id\" }", ORDERS),
+    added("flow.where", TIMEOUT, "where = \"a = 1\"", ORDERS),
+    added("flow.timezone", TIMEOUT, "timezone = \"Asia/Tokyo\"", NOTHING),
+    behind("flow.timezone", TIMEOUT, "where = \"extract(hour from timestamp) > 8\"", "where = \"extract(hour from timestamp) > 8\"\ntimezone = \"Asia/Tokyo\"", ORDERS),
+    added("flow.time", TIMEOUT, "time = \"timestamp\"", NOTHING),
+
+    edit("sessions.from", "from = [\"people\"]\ngap", "from = \"people\"\ngap", NOTHING),
+    instead("sessions.from", "from = [\"people\"]\ngap", "from = [\"people\", \"market\"]\ngap", "from = [\"market\", \"people\"]\ngap", NOTHING),
+    // Of rows at one time those of the first input come first.
+    edit("sessions.from", "from = [\"volume\", \"minutes\"]\nby = \"granularity\"\ntime = \"window_end\"", "from = [\"minutes\", \"volume\"]\nby = \"granularity\"\ntime = \"window_end\"", "runs stories"),
+    edit("sessions.time", "time = \"window_end\"", "time = \"window_start\"", "runs stories"),
+    added("sessions.time", GAP, "time = \"timestamp\"", NOTHING),
+    edit("sessions.gap", GAP, "gap = \"1800s\"", NOTHING),
+    edit("sessions.gap", GAP, "gap = \"31m\"", VISITS),
+    added("sessions.by", GAP, "by = \"user_id\"", NOTHING),
+    added("sessions.by", GAP, "by = [\"user_id\", \"session_id\"]", VISITS),
+    added("sessions.where", GAP, "where = \"a = 1\"", VISITS),
+    added("sessions.timezone", GAP, "timezone = \"Asia/Tokyo\"", NOTHING),
+    behind("sessions.timezone", GAP, "where = \"extract(hour from timestamp) > 8\"", "where = \"extract(hour from timestamp) > 8\"\ntimezone = \"Asia/Tokyo\"", VISITS),
+
+    edit("retention.from", "from = \"people\"\nstart", "from = [\"people\"]\nstart", NOTHING),
+    edit("retention.from", "from = \"people\"\nstart", "from = \"history\"\nstart", COHORTS),
+    edit("retention.start", "kind = 'signup'", "kind='signup'", NOTHING),
+    edit("retention.start", "kind = 'signup'", "kind = 'x'", COHORTS),
+    edit("retention.return", "kind = 'login'", "kind = 'x'", COHORTS),
+    edit("retention.start retention.return", "start = \"kind = 'signup'\"\nreturn = \"kind = 'login'\"", "return = \"kind = 'signup'\"\nstart = \"kind = 'login'\"", COHORTS),
+    edit("retention.period", "period = \"1d\"\n", "period = \"1w\"\n", COHORTS),
+    edit("retention.periods", PERIODS, "periods = 13", COHORTS),
+    added("retention.by", PERIODS, "by = \"user_id\"", NOTHING),
+    added("retention.by", PERIODS, "by = \"session_id\"", COHORTS),
+    added("retention.where", PERIODS, "where = \"a = 1\"", COHORTS),
+    added("retention.timezone", PERIODS, "timezone = \"UTC\"", NOTHING),
+    added("retention.timezone", PERIODS, "timezone = \"Asia/Tokyo\"", COHORTS),
+    added("retention.time", PERIODS, "time = \"timestamp\"", NOTHING),
+
     edit("postgres.url", RAW, "url = \"postgres://u:p@elsewhere/raw\"", NOTHING),
     added("postgres.tls_ca", RAW, "tls_ca = \"ca.pem\"", NOTHING),
     edit("postgres.from", "[\"volume\", \"events\", \"pairs\"]", "[\"pairs\", \"volume\", \"events\"]", NOTHING),
     edit("postgres.from", "[\"volume\", \"events\", \"pairs\"]", "[\"volume\", \"events\"]", "warehouse"),
+    added("postgres.begin", WAREHOUSE, "begin = \"now\"", NOTHING),
     added("postgres.emit", WAREHOUSE, "emit = \"changes\"", NOTHING),
     added("postgres.emit", WAREHOUSE, "emit = \"final\"", "warehouse"),
     // Raw events are final at once.
@@ -366,11 +543,13 @@ const EDITS: &[Edit] = &[
     // An indexed column cannot hold long texts.
     added("postgres.indexes", RAW, "indexes = false", "raw"),
 
-    edit("parquet.path", ARCHIVE, "path = \"elsewhere\"", NOTHING),
+    // `insecure` is about servers alone, and there are none yet.
+    edit("parquet.path parquet.insecure", ARCHIVE, "path = \"elsewhere\"", NOTHING),
     edit("parquet.from", "[\"history\", \"dead_letter\"]", "[\"dead_letter\", \"history\"]", NOTHING),
     edit("parquet.from", "[\"history\", \"dead_letter\"]", "[\"history\"]", "archive"),
     added("parquet.partition", ARCHIVE, "partition = []", NOTHING),
     added("parquet.roll", ARCHIVE, "roll = { rows = 10, every = \"1s\" }", NOTHING),
+    added("parquet.begin", ARCHIVE, "begin = \"now\"", NOTHING),
     added("parquet.emit", ARCHIVE, "emit = \"final\"", NOTHING),
     // Changes carry columns of their own.
     added("parquet.emit", ARCHIVE, "emit = \"changes\"", "archive"),
@@ -385,6 +564,7 @@ const EDITS: &[Edit] = &[
     added("results.token", SUBJECT, "token = \"t\"", NOTHING),
     added("results.tls", SUBJECT, "tls = { required = true }", NOTHING),
     edit("results.from", "[\"steps\", \"both\", \"rates\"]", "[\"both\", \"rates\"]", "results"),
+    added("results.begin", SUBJECT, "begin = \"now\"", NOTHING),
     added("results.emit", SUBJECT, "emit = \"changes\"", NOTHING),
     added("results.emit", SUBJECT, "emit = \"final\"", "results"),
 
@@ -393,7 +573,7 @@ const EDITS: &[Edit] = &[
 ];
 
 /// Where a key can be put into the base to be told which keys there are, and the kind of the table.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 17] = [
     ("engine", "workers = 1"),
     ("nats", STREAM),
     ("file", FILE),
@@ -401,6 +581,13 @@ const TABLES: [(&str, &str); 10] = [
     ("aggregate", BY),
     ("join", WITHIN),
     ("funnel", FUNNEL),
+    ("lineage", LINEAGE),
+    ("sample", KEEP),
+    ("filter", FILTER),
+    ("derive", PRICE),
+    ("flow", TIMEOUT),
+    ("sessions", GAP),
+    ("retention", PERIODS),
     ("postgres", RAW),
     ("parquet", ARCHIVE),
     ("results", SUBJECT),

@@ -16,7 +16,7 @@ use crate::support::waterwheel::Deployment;
 const EVENTS: usize = 1_200;
 
 /// The format that this version reads and writes.
-const CURRENT: &str = "format_1";
+const CURRENT: &str = "format_2";
 
 #[test]
 fn every_format_of_checkpoints_is_gone_on_from() {

@@ -92,6 +92,25 @@ impl Period {
         self.window(window.end)
     }
 
+    /// The start of the window that comes `count` windows after the one that holds this moment.
+    pub fn after(self, micros: i64, count: u32) -> i64 {
+        let (zone, window) = match self {
+            Self::Fixed(length_us) => {
+                let ahead_us = length_us.saturating_mul(count.into());
+                return self.window(micros).start.saturating_add(ahead_us);
+            }
+            Self::Day(Tz::UTC) => return Self::Fixed(DAY_US).after(micros, count),
+            Self::Day(zone) | Self::Week(zone) | Self::Month(zone) => (zone, self.window(micros)),
+        };
+        let first = local_date(window.start, zone);
+        let date = match self {
+            Self::Month(_) => first.checked_add_months(Months::new(count)),
+            Self::Week(_) => first.checked_add_days(Days::new(u64::from(count) * 7)),
+            _ => first.checked_add_days(Days::new(count.into())),
+        };
+        date.map_or(i64::MAX, |date| start_of_day(date, zone))
+    }
+
     /// True if every window of `self` is a union of whole windows of `finer`, so that it can be
     /// rolled up from them.
     pub fn is_union_of(self, finer: Self) -> bool {
@@ -193,6 +212,11 @@ mod tests {
                 prop_assert_eq!(period.window(window.end - 1), window);
                 prop_assert_eq!(period.next(window).start, window.end);
                 prop_assert!(window.end - window.start <= period.longest_us());
+                let mut later = window;
+                for count in 0..40 {
+                    prop_assert_eq!(period.after(at, count), later.start, "{:?} {}", period, count);
+                    later = period.next(later);
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A parsed TOML file: a tree in which every key and value knows its place.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use toml::de::{DeTable, DeValue};
@@ -78,6 +78,8 @@ pub struct Document {
     shown: RefCell<Vec<Span>>,
     /// The lines that could not be parsed.
     broken: Vec<Span>,
+    /// True while an undefined variable stands for its own name.
+    stands_in: Cell<bool>,
 }
 
 impl fmt::Debug for Document {
@@ -96,7 +98,8 @@ impl Document {
         let span = table.span();
         let root = Node { span, kind: convert_table(table.into_inner()) };
         let (path, source) = (path.to_owned(), source.to_owned());
-        Self { path, source, findings, environment, root, shown: RefCell::default(), broken }
+        let (shown, stands_in) = Default::default();
+        Self { path, source, findings, environment, root, shown, broken, stands_in }
     }
 
     /// Lets a value be shown in findings: somebody asked for it, so it is no misspelt secret.
@@ -142,7 +145,9 @@ impl Document {
                 Some((name, default)) => (name, Some(default)),
                 None => (inner, None),
             };
-            match (self.environment)(name).or_else(|| default.map(str::to_owned)) {
+            let stand_in = || self.stands_in.get().then(|| name.to_owned());
+            let value = (self.environment)(name).or_else(|| default.map(str::to_owned));
+            match value.or_else(stand_in) {
                 Some(value) => out.push_str(&value),
                 None => {
                     complete = false;
@@ -157,6 +162,14 @@ impl Document {
         }
         out.push_str(rest);
         complete.then_some(out)
+    }
+
+    /// While `read` runs, an undefined variable is no finding but stands for its own name.
+    pub(crate) fn with_stand_ins<T>(&self, read: impl FnOnce() -> T) -> T {
+        let before = self.stands_in.replace(true);
+        let result = read();
+        self.stands_in.set(before);
+        result
     }
 
     /// All findings as text, see [`Findings::render`]. Of the values on the shown lines only those

@@ -71,6 +71,12 @@ impl<'d> Section<'d> {
         copy
     }
 
+    /// While `read` runs, an undefined `${VAR}` is no finding but stands for its own name: for
+    /// settings that are to be checked though nothing will be done with them.
+    pub fn with_stand_in_variables<T>(&self, read: impl FnOnce(&Self) -> T) -> T {
+        self.document.with_stand_ins(|| read(self))
+    }
+
     /// Where findings go.
     pub fn findings(&self) -> &'d Findings {
         &self.document.findings

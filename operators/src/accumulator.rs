@@ -1,6 +1,7 @@
 //! What a measure keeps of the events of a group: mergeable in any order, and subtractable where
 //! the input may take events back.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 
@@ -10,6 +11,8 @@ use waterwheel_config::value::{ColumnType, Value};
 
 use crate::exact_sum::ExactSum;
 use crate::key;
+use crate::moments::Moments;
+use crate::registers::Registers;
 use crate::sketch::Sketch;
 
 /// Which accumulator a measure needs.
@@ -27,7 +30,31 @@ pub(crate) enum AccumulatorKind {
     Sketch,
     /// How often a condition is true, and how often it is known.
     Share,
+    /// The first or last value of a type.
+    Edge { last: bool, kind: ColumnType },
+    /// The standard deviation.
+    Moments,
+    /// About how many different values there are.
+    Registers,
+    /// How often each value came.
+    Breakdown,
+    /// The time of the first and the last event.
+    Span,
 }
+
+/// Where an item stands in the order of events: time, source, place in its source's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// Event time.
+    pub(crate) time_us: i64,
+    /// Sources go by their names; rows of operators come after all events.
+    pub(crate) source: u16,
+    /// Rows have no log: a hash of their key orders them the same in every run.
+    pub(crate) sequence: u128,
+}
+
+/// The source of rows of operators.
+pub(crate) const ROWS: u16 = u16::MAX;
 
 /// Already hashed values need no second hash.
 #[derive(Default)]
@@ -78,6 +105,24 @@ pub(crate) enum Accumulator {
         yes: i64,
         known: i64,
     },
+    Edge {
+        last: bool,
+        kind: ColumnType,
+        value: Option<Box<(Place, Value)>>,
+    },
+    /// Every value in order, with its count.
+    EdgeCounted {
+        last: bool,
+        kind: ColumnType,
+        values: BTreeMap<(Place, Value), i64>,
+    },
+    // Boxed like the edges: what most groups have decides the size of all.
+    Moments(Box<Moments>),
+    Registers(Registers),
+    Breakdown(BTreeMap<Box<str>, i64>),
+    Span(Option<(i64, i64)>),
+    /// Every time with its count.
+    SpanCounted(BTreeMap<i64, i64>),
 }
 
 /// Up to this many identities a linear search beats a hash set, and takes a third of the space.
@@ -99,12 +144,23 @@ impl Accumulator {
             AccumulatorKind::Distinct => Self::DistinctFew(Vec::new()),
             AccumulatorKind::Sketch => Self::Sketch(Sketch::default()),
             AccumulatorKind::Share => Self::Share { yes: 0, known: 0 },
+            AccumulatorKind::Edge { last, kind } if retracting => {
+                Self::EdgeCounted { last: *last, kind: *kind, values: BTreeMap::new() }
+            }
+            AccumulatorKind::Edge { last, kind } => {
+                Self::Edge { last: *last, kind: *kind, value: None }
+            }
+            AccumulatorKind::Moments => Self::Moments(Box::default()),
+            AccumulatorKind::Registers => Self::Registers(Registers::default()),
+            AccumulatorKind::Breakdown => Self::Breakdown(BTreeMap::new()),
+            AccumulatorKind::Span if retracting => Self::SpanCounted(BTreeMap::new()),
+            AccumulatorKind::Span => Self::Span(None),
         }
     }
 
     /// Counts a value `times` times; negative to take it back. NULL is ignored, as in SQL.
     #[inline]
-    pub(crate) fn add(&mut self, value: &Val<'_>, times: isize) {
+    pub(crate) fn add(&mut self, value: &Val<'_>, times: isize, place: &Place) {
         let count = times as i64;
         match self {
             Self::Count(total) => {
@@ -157,6 +213,46 @@ impl Accumulator {
                     *yes += if flag { count } else { 0 };
                 }
             }
+            Self::Edge { last, kind, value: kept } => {
+                // Only what would be kept is worth a copy.
+                let may_be_kept = match kept {
+                    None => true,
+                    Some(kept) if *last => *place >= kept.0,
+                    Some(kept) => *place <= kept.0,
+                };
+                if may_be_kept {
+                    let value = value.to_value(*kind);
+                    if !value.is_null() {
+                        keep_edge(kept, (*place, value), *last);
+                    }
+                }
+            }
+            Self::EdgeCounted { kind, values, .. } => {
+                let value = value.to_value(*kind);
+                if !value.is_null() {
+                    add_count(values, (*place, value), count);
+                }
+            }
+            Self::Moments(moments) => {
+                if let Some(number) = value.number() {
+                    moments.add(number, times);
+                }
+            }
+            Self::Registers(registers) => {
+                if let Some(identity) = key::identity(value) {
+                    registers.insert(identity as u64);
+                }
+            }
+            Self::Breakdown(counts) => {
+                if let Some(text) = value.canonical_text() {
+                    match counts.get_mut(text.as_ref()) {
+                        Some(total) if *total + count != 0 => *total += count,
+                        _ => add_count(counts, text.into(), count),
+                    }
+                }
+            }
+            Self::Span(span) => widen(span, (place.time_us, place.time_us)),
+            Self::SpanCounted(times) => add_count(times, place.time_us, count),
         }
     }
 
@@ -172,9 +268,7 @@ impl Accumulator {
                 keep_extreme(value, other, *greatest);
             }
             (Self::ExtremeCounted { values, .. }, Self::ExtremeCounted { values: others, .. }) => {
-                for (value, count) in others {
-                    add_count(values, value, count);
-                }
+                add_counts(values, others);
             }
             (Self::DistinctFew(_) | Self::Distinct(_), Self::DistinctFew(others)) => {
                 for identity in others {
@@ -200,6 +294,17 @@ impl Accumulator {
                 *yes += y;
                 *known += k;
             }
+            (Self::Edge { last, value, .. }, Self::Edge { value: Some(other), .. }) => {
+                keep_edge(value, *other, *last);
+            }
+            (Self::EdgeCounted { values, .. }, Self::EdgeCounted { values: others, .. }) => {
+                add_counts(values, others);
+            }
+            (Self::Moments(a), Self::Moments(b)) => a.merge(&b),
+            (Self::Registers(a), Self::Registers(b)) => a.merge(b),
+            (Self::Breakdown(a), Self::Breakdown(b)) => add_counts(a, b),
+            (Self::Span(a), Self::Span(Some(b))) => widen(a, b),
+            (Self::SpanCounted(a), Self::SpanCounted(b)) => add_counts(a, b),
             // Accumulators of one place in the plan are of one kind.
             _ => {}
         }
@@ -213,7 +318,13 @@ impl Accumulator {
             Self::DistinctCounted(map) => map.capacity() * 34,
             Self::ExtremeCounted { values, .. } => values.len() * 48,
             Self::Sketch(sketch) => sketch.size_bytes(),
-            Self::Sum { sum: ExactSum::Wide(_), .. } => 560,
+            Self::Sum { sum, .. } => sum.size_bytes(),
+            Self::Edge { value, .. } => value.as_ref().map_or(0, |_| size_of::<(Place, Value)>()),
+            Self::EdgeCounted { values, .. } => values.len() * 80,
+            Self::Moments(moments) => size_of::<Moments>() + moments.size_bytes(),
+            Self::Registers(registers) => registers.size_bytes(),
+            Self::Breakdown(counts) => counts.keys().map(|text| text.len() + 40).sum(),
+            Self::SpanCounted(times) => times.len() * 16,
             _ => 0,
         }
     }
@@ -254,10 +365,33 @@ fn keep_extreme(kept: &mut Option<Value>, value: Value, greatest: bool) {
     }
 }
 
-fn add_count(values: &mut BTreeMap<Value, i64>, value: Value, count: i64) {
-    let total = values.entry(value.clone()).or_default();
-    *total += count;
-    if *total == 0 {
-        values.remove(&value);
+fn keep_edge(kept: &mut Option<Box<(Place, Value)>>, other: (Place, Value), last: bool) {
+    match kept {
+        None => *kept = Some(Box::new(other)),
+        Some(kept) if (last && other > **kept) || (!last && other < **kept) => **kept = other,
+        Some(_) => {}
+    }
+}
+
+fn widen(span: &mut Option<(i64, i64)>, (first, last): (i64, i64)) {
+    let (begin, end) = span.unwrap_or((first, last));
+    *span = Some((begin.min(first), end.max(last)));
+}
+
+fn add_count<T: Ord>(counts: &mut BTreeMap<T, i64>, value: T, count: i64) {
+    match counts.entry(value) {
+        Entry::Vacant(entry) => drop(entry.insert(count)),
+        Entry::Occupied(mut entry) => {
+            *entry.get_mut() += count;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+fn add_counts<T: Ord>(counts: &mut BTreeMap<T, i64>, others: BTreeMap<T, i64>) {
+    for (value, count) in others {
+        add_count(counts, value, count);
     }
 }

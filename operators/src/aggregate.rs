@@ -14,10 +14,13 @@
 //! Every worker first combines the events of an epoch that it decoded itself into one partial per
 //! group and pane ([`combine`]); partials then move to the worker that owns the group, which keeps
 //! the open windows of every granularity ([`windows`]) and drops each whole when the watermark
-//! reaches its end.
+//! reaches its end. Without windows it keeps the groups themselves ([`all_time`]).
 
+mod all_time;
+mod columns;
 mod combine;
 mod levels;
+mod open_window;
 mod settings;
 mod windows;
 
@@ -30,7 +33,8 @@ use waterwheel_config::calendar::Period;
 use waterwheel_config::expr::Program;
 use waterwheel_config::schema::{Column, Finality, Schema};
 use waterwheel_config::section::Section;
-use waterwheel_config::value::ColumnType;
+use waterwheel_config::units::format_duration;
+use waterwheel_config::value::{ColumnType, Row, Value};
 use waterwheel_pipeline::contract::clock::Watermark;
 use waterwheel_pipeline::contract::epoch::Epoch;
 use waterwheel_pipeline::contract::fold::{Update, every_epoch, every_epoch_kept};
@@ -40,12 +44,13 @@ use waterwheel_pipeline::contract::operator::{
 };
 use waterwheel_pipeline::contract::state::route;
 
+use self::all_time::AllTime;
 use self::combine::{Combiner, Partial};
 use self::levels::Level;
 use self::settings::Settings;
 use self::windows::OpenWindows;
 use crate::accumulator::{Accumulator, AccumulatorKind};
-use crate::key::KeyPlan;
+use crate::key::{self, KeyPlan};
 use crate::measure::{Feed, Reading};
 
 /// The kind.
@@ -74,7 +79,16 @@ struct Plan {
     readings: Vec<(Reading, usize)>,
     /// The panes in which events are combined; every level is a union of panes of one of them.
     panes: Vec<Period>,
+    /// None where there is one row per group over all time.
     levels: Vec<Level>,
+    /// After how much silence a group over all time is forgotten.
+    expire_us: Option<i64>,
+    /// How many columns the group has.
+    by: usize,
+    /// The measures that are compared with those of the window before.
+    compared: Vec<usize>,
+    /// True where the order of the events counts.
+    is_ordered: bool,
 }
 
 /// The programs over one input.
@@ -84,8 +98,10 @@ struct InputPrograms {
     key: KeyPlan,
     /// What feeds each accumulator.
     feeds: Vec<Feed>,
-    /// The column of event time; events have their own.
+    /// The column of event time; events have their own, and rows over all time need none.
     time_slot: Option<usize>,
+    /// The columns of the key of rows.
+    key_columns: Vec<usize>,
 }
 
 struct Aggregate(Arc<Plan>);
@@ -113,59 +129,106 @@ impl Operator for Aggregate {
                 }
             })
             .collect();
-        let windows = OpenWindows::new(self.0.clone(), &context);
         let owner = Exchange::new(|(partial, _, _): &Update<Partial>| route(partial.hash));
-        let part = Some(context.part("windows"));
         let partials = scope.concatenate(partials);
-        every_epoch_kept(partials, owner, "Windows", context.clock, part, windows)
+        let clock = context.clock.clone();
+        if self.0.levels.is_empty() {
+            let part = Some(context.part("groups"));
+            let groups = AllTime::new(self.0.clone(), &context);
+            return every_epoch_kept(partials, owner, "AllTime", clock, part, groups);
+        }
+        let part = Some(context.part("windows"));
+        let windows = OpenWindows::new(self.0.clone(), &context);
+        every_epoch_kept(partials, owner, "Windows", clock, part, windows)
     }
 }
 
 fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned> {
     let settings = Settings::read(section, context)?;
     let schema = schema(&settings);
-    let state_bound = state_bound(&settings.levels);
+    let state_bound = state_bound(&settings);
+    let meaning = settings::meaning(section, settings.zone);
+    let watermark = Watermark::least(&settings.watermarks);
+    let is_edge = |kind: &AccumulatorKind| matches!(kind, AccumulatorKind::Edge { .. });
     let plan = Plan {
         inputs: settings.inputs,
+        is_ordered: settings.accumulators.iter().any(is_edge),
         accumulators: settings.accumulators,
         retracting: !context.inputs.iter().all(InputPlan::append_only),
         readings: settings.readings,
         panes: settings.panes,
         levels: settings.levels,
+        expire_us: settings.expire_us,
+        by: settings.by.len(),
+        compared: settings.compared,
     };
     Some(Planned {
         operator: Arc::new(Aggregate(Arc::new(plan))),
         schema: Arc::new(schema),
-        watermark: Watermark::least(&settings.watermarks),
+        watermark,
         held_back_us: 0,
         state_bound,
-        meaning: settings::meaning(section, settings.zone),
+        meaning,
     })
 }
 
 fn schema(settings: &Settings) -> Schema {
-    let longest_us =
-        settings.levels.iter().map(|level| level.period.longest_us()).max().unwrap_or(0);
-    let mut columns = vec![
-        Column::new("granularity", ColumnType::Text),
-        Column::time("window_start", longest_us),
-        Column::time("window_end", 0),
-    ];
+    let mut columns = Vec::new();
+    if !settings.levels.is_empty() {
+        let longest_us = settings.levels.iter().map(|level| level.shape.longest_us()).max();
+        columns.push(Column::new("granularity", ColumnType::Text));
+        columns.push(Column::time("window_start", longest_us.unwrap_or(0)));
+        columns.push(Column::time("window_end", 0));
+    }
+    let head = columns.len();
     columns.extend(settings.by.iter().cloned());
-    let key = [0, 1].into_iter().chain(3..columns.len()).collect();
+    let key = [0, 1].into_iter().filter(|_| head > 0).chain(head..columns.len()).collect();
     columns.extend(settings.measures.iter().cloned());
-    Schema {
-        columns,
-        key,
-        finality: Finality::At { column: 2, plus_us: 0 },
-        append_only: false,
-        time: Some(1),
+    let (finality, time) = match head {
+        0 => (Finality::Silent { expire_us: settings.expire_us }, None),
+        _ => (Finality::At { column: 2, plus_us: 0 }, Some(1)),
+    };
+    Schema { columns, key, finality, append_only: false, time }
+}
+
+fn state_bound(settings: &Settings) -> String {
+    let names = |levels: &[Level]| -> String {
+        let names: Vec<String> = levels.iter().map(|level| level.granularity.to_plain()).collect();
+        names.join(", ")
+    };
+    match (settings.levels.as_slice(), settings.expire_us) {
+        ([], None) => "every group there ever was".to_owned(),
+        ([], Some(expire_us)) => {
+            format!("the groups of the last {}", format_duration(expire_us))
+        }
+        (levels, _) if settings.compared.is_empty() => {
+            format!("the groups of the open windows ({})", names(levels))
+        }
+        (levels, _) => {
+            format!("the groups of the open windows and the one before ({})", names(levels))
+        }
     }
 }
 
-fn state_bound(levels: &[Level]) -> String {
-    let names: Vec<String> = levels.iter().map(|level| level.granularity.to_plain()).collect();
-    format!("the groups of the open windows ({})", names.join(", "))
+/// The values of a row up to its measures; columns of the group are shared with the row that is out.
+fn row_of(
+    plan: &Plan,
+    head: &[Value],
+    key: &[u8],
+    accumulators: &[Accumulator],
+    emitted: Option<&Row>,
+) -> Vec<Value> {
+    let mut values = Vec::with_capacity(
+        head.len() + plan.by + plan.readings.len() + 2 * plan.compared.len() + 1,
+    );
+    values.extend_from_slice(head);
+    match emitted {
+        Some(row) => values.extend_from_slice(&row.values()[head.len()..head.len() + plan.by]),
+        None => values.extend(key::read_key(key)),
+    }
+    let readings = plan.readings.iter();
+    values.extend(readings.map(|(reading, accumulator)| reading.read(&accumulators[*accumulator])));
+    values
 }
 
 /// Empty accumulators of a plan.

@@ -1,25 +1,19 @@
 //! Sums that do not depend on the order of their terms: exact until they are read.
 //!
 //! A sum lives in 128-bit fixed point with a unit of 2^-72 while its terms allow it, which prices
-//! and quantities do. A term too large, too small or too finely divided moves it to a wide
-//! accumulator over the whole range of doubles (after R. Neal, "Fast exact summation using small
-//! and large superaccumulators", 2015). Either way addition is exact, so it is commutative,
-//! associative, and undone by subtraction.
+//! and quantities do. A term too large, too small or too finely divided moves it to as many
+//! [`Limbs`] as it takes. Either way addition is exact, so it is commutative, associative, and
+//! undone by subtraction.
 
 use serde::{Deserialize, Serialize};
 use waterwheel_config::expr::Number;
+
+use crate::limbs::Limbs;
 
 /// The unit of the narrow form is 2^-72: finer than the last bit of 0.0001.
 const NARROW_UNIT_BITS: i32 = 72;
 /// Terms of the narrow form stay below 2^118, so that hundreds fit before the sum must move.
 const NARROW_TERM_BITS: i32 = 118;
-
-/// The unit of the wide form is 2^-1088, a multiple of 32 bits below the smallest double.
-const WIDE_UNIT_BITS: i32 = 1088;
-/// Up to 2^1024 and then room for 2^64 terms.
-const WIDE_LIMBS: usize = (WIDE_UNIT_BITS as usize + 1024) / 32 + 3;
-/// Each addition adds less than 2^32 to a limb of 63 bits: carry before it can overflow.
-const WIDE_ADDITIONS_MAX: u32 = 1 << 29;
 
 /// An exact sum of doubles and integers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,20 +21,13 @@ pub(crate) enum ExactSum {
     /// In units of 2^-72.
     Narrow(i128),
     /// For everything else.
-    Wide(Box<Wide>),
+    Wide(Box<Limbs>),
 }
 
 impl Default for ExactSum {
     fn default() -> Self {
         Self::Narrow(0)
     }
-}
-
-/// Limbs of 32 bits, the least significant first; between carries they may be larger or negative.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Wide {
-    limbs: Vec<i64>,
-    additions: u32,
 }
 
 impl ExactSum {
@@ -58,11 +45,11 @@ impl ExactSum {
         match term {
             Number::Integer(number) => {
                 // A product of 64 by 64 bits fits in 128.
-                wide.add_integer(number.saturating_mul(times as i128), 0);
+                wide.add(number.saturating_mul(times as i128), 0);
             }
             Number::Float(number) => {
                 let (mantissa, exponent) = decompose(number);
-                wide.add_integer(i128::from(mantissa) * times as i128, exponent);
+                wide.add(i128::from(mantissa) * times as i128, exponent);
             }
         }
     }
@@ -75,9 +62,9 @@ impl ExactSum {
                     *a = sum;
                     return;
                 }
-                self.widen().add_integer(*b, -NARROW_UNIT_BITS);
+                self.widen().add(*b, -NARROW_UNIT_BITS);
             }
-            (Self::Wide(a), Self::Narrow(b)) => a.add_integer(*b, -NARROW_UNIT_BITS),
+            (Self::Wide(a), Self::Narrow(b)) => a.add(*b, -NARROW_UNIT_BITS),
             (_, Self::Wide(b)) => self.widen().merge(b),
         }
     }
@@ -87,7 +74,7 @@ impl ExactSum {
         match self {
             // The conversion rounds once; a power of two scales without rounding.
             Self::Narrow(sum) => *sum as f64 * 2f64.powi(-NARROW_UNIT_BITS),
-            Self::Wide(wide) => wide.to_f64(),
+            Self::Wide(wide) => wide.rounded().map_or(0.0, |sum| sum.to_f64_scaled(0)),
         }
     }
 
@@ -96,17 +83,36 @@ impl ExactSum {
         const SCALE_BITS: i32 = 64;
         match self {
             Self::Wide(wide) if self.to_f64().is_infinite() => {
-                wide.to_f64_scaled(-SCALE_BITS) / count as f64 * 2f64.powi(SCALE_BITS)
+                let sum = wide.rounded().map_or(0.0, |sum| sum.to_f64_scaled(-SCALE_BITS));
+                sum / count as f64 * 2f64.powi(SCALE_BITS)
             }
             _ => self.to_f64() / count as f64,
         }
     }
 
-    fn widen(&mut self) -> &mut Wide {
-        if let Self::Narrow(sum) = *self {
-            let mut wide = Wide { limbs: vec![0; WIDE_LIMBS], additions: 0 };
-            wide.add_integer(sum, -NARROW_UNIT_BITS);
-            *self = Self::Wide(Box::new(wide));
+    /// The sum itself.
+    pub(crate) fn limbs(&self) -> Limbs {
+        match self {
+            Self::Narrow(sum) => {
+                let mut limbs = Limbs::default();
+                limbs.add(*sum, -NARROW_UNIT_BITS);
+                limbs
+            }
+            Self::Wide(wide) => (**wide).clone(),
+        }
+    }
+
+    /// About how many bytes it takes beside itself.
+    pub(crate) fn size_bytes(&self) -> usize {
+        match self {
+            Self::Narrow(_) => 0,
+            Self::Wide(wide) => size_of::<Limbs>() + wide.size_bytes(),
+        }
+    }
+
+    fn widen(&mut self) -> &mut Limbs {
+        if let Self::Narrow(_) = self {
+            *self = Self::Wide(Box::new(self.limbs()));
         }
         match self {
             Self::Wide(wide) => wide,
@@ -138,96 +144,13 @@ fn narrow(term: Number) -> Option<i128> {
 
 /// `number = mantissa · 2^exponent`, exactly.
 #[inline]
-fn decompose(number: f64) -> (i64, i32) {
+pub(crate) fn decompose(number: f64) -> (i64, i32) {
     let bits = number.to_bits();
     let exponent = ((bits >> 52) & 0x7ff) as i32;
     let fraction = (bits & ((1 << 52) - 1)).cast_signed();
     let (mantissa, exponent) =
         if exponent == 0 { (fraction, -1074) } else { (fraction | 1 << 52, exponent - 1075) };
     (if bits >> 63 == 1 { -mantissa } else { mantissa }, exponent)
-}
-
-impl Wide {
-    /// Adds `number · 2^exponent`.
-    fn add_integer(&mut self, number: i128, exponent: i32) {
-        let place = (exponent + WIDE_UNIT_BITS).max(0) as usize;
-        let (mut limb, shift) = (place / 32, place % 32);
-        let negative = number < 0;
-        // 128 bits shifted by up to 31: five pieces of 32 bits.
-        let mut magnitude = number.unsigned_abs();
-        let mut carry = 0u64;
-        while magnitude != 0 || carry != 0 {
-            let piece = ((magnitude as u64 & 0xffff_ffff) << shift) | carry;
-            let low = (piece & 0xffff_ffff).cast_signed();
-            if let Some(cell) = self.limbs.get_mut(limb) {
-                *cell += if negative { -low } else { low };
-            }
-            carry = piece >> 32;
-            magnitude >>= 32;
-            limb += 1;
-        }
-        self.additions += 1;
-        if self.additions >= WIDE_ADDITIONS_MAX {
-            self.carry();
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.carry();
-        let mut other = other.clone();
-        other.carry();
-        for (mine, theirs) in self.limbs.iter_mut().zip(&other.limbs) {
-            *mine += theirs;
-        }
-        self.additions = 2;
-    }
-
-    /// Brings every limb but the last into 0..2^32; the last carries the sign.
-    fn carry(&mut self) {
-        let mut carry = 0;
-        let last = self.limbs.len() - 1;
-        for limb in &mut self.limbs[..last] {
-            let value = *limb + carry;
-            *limb = value & 0xffff_ffff;
-            carry = value >> 32;
-        }
-        self.limbs[last] += carry;
-        self.additions = 0;
-    }
-
-    fn to_f64(&self) -> f64 {
-        self.to_f64_scaled(0)
-    }
-
-    /// The nearest double of the sum times two to the power of `bits`.
-    fn to_f64_scaled(&self, bits_up: i32) -> f64 {
-        let mut exact = self.clone();
-        exact.carry();
-        let negative = exact.limbs.last().is_some_and(|last| *last < 0);
-        if negative {
-            for limb in &mut exact.limbs {
-                *limb = -*limb;
-            }
-            exact.carry();
-        }
-        let Some(top) = exact.limbs.iter().rposition(|limb| *limb != 0) else {
-            return 0.0;
-        };
-        // Four limbs hold at least 97 significant bits; below them only "is anything there" counts.
-        let low = top.saturating_sub(3);
-        let mut bits = exact.limbs[low..=top]
-            .iter()
-            .rev()
-            .fold(0u128, |bits, limb| (bits << 32) | u128::from(limb.cast_unsigned()));
-        if exact.limbs[..low].iter().any(|limb| *limb != 0) {
-            bits |= 1;
-        }
-        let exponent = low as i32 * 32 - WIDE_UNIT_BITS + bits_up;
-        // In two steps, since 2^exponent alone may leave the range of doubles.
-        let half = exponent / 2;
-        let magnitude = bits as f64 * 2f64.powi(half) * 2f64.powi(exponent - half);
-        if negative { -magnitude } else { magnitude }
-    }
 }
 
 #[cfg(test)]

@@ -15,12 +15,15 @@
 //!
 //! Three stages. The worker that decoded an event finds the steps that it matches ([`steps`]); the
 //! worker that owns the user folds the user's events of each reporting period in order of time
-//! ([`users`], the fold itself in [`chain`]); and the worker that owns the period adds up how far
-//! its users got ([`totals`]).
+//! ([`users`] and [`timeline`], the fold itself in [`chain`] or, for steps in any order, [`seen`]); and
+//! the worker that owns the period adds up how far its users got ([`totals`]).
 
 mod chain;
+mod progress;
+mod seen;
 mod settings;
 mod steps;
+mod timeline;
 mod totals;
 mod users;
 
@@ -45,7 +48,7 @@ use waterwheel_pipeline::contract::state::route;
 
 use self::settings::Settings;
 use self::steps::{FindSteps, UserEvent};
-use self::totals::{PeriodKey, PeriodTotals, Totals};
+use self::totals::{PeriodTotals, Totals, TotalsKey};
 use self::users::UserChains;
 
 /// The kind.
@@ -72,8 +75,39 @@ window = "1d"
 struct Plan {
     inputs: Vec<InputPrograms>,
     step_names: Vec<Value>,
-    within_us: i64,
+    rules: Rules,
     period: Period,
+}
+
+/// What a path is.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    order: Order,
+    /// How many steps there are.
+    steps: usize,
+    within_us: i64,
+    has_breakdown: bool,
+}
+
+/// In which order the steps must come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// One after another, whatever comes between.
+    Ordered,
+    /// One right after another.
+    Strict,
+    /// In any.
+    Any,
+}
+
+impl Order {
+    /// True if a path may begin with an event that matches these steps.
+    fn may_begin(self, steps: u32) -> bool {
+        match self {
+            Self::Ordered | Self::Strict => steps & 1 == 1,
+            Self::Any => steps != 0,
+        }
+    }
 }
 
 /// The programs over one input.
@@ -82,6 +116,7 @@ struct InputPrograms {
     condition: Option<Program>,
     user: Program,
     steps: Vec<Program>,
+    breakdown: Option<Program>,
     /// The column of event time; events have their own.
     time_slot: Option<usize>,
     /// Of rows: the columns that make the row's key.
@@ -124,7 +159,7 @@ impl Operator for Funnel {
         let part = Some(context.part("users"));
         let changes = every_epoch_kept(events, user, "FunnelUsers", clock(), part, users);
         let period =
-            Exchange::new(|((key, _), _, _): &Update<(PeriodKey, Totals)>| route(key.hash()));
+            Exchange::new(|((key, _), _, _): &Update<(TotalsKey, Totals)>| route(key.hash()));
         let totals = PeriodTotals::new(self.0.clone(), &context);
         let part = Some(context.part("totals"));
         every_epoch_kept(changes.inner, period, "FunnelTotals", clock(), part, totals)
@@ -134,11 +169,16 @@ impl Operator for Funnel {
 fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned> {
     let settings = Settings::read(section, context)?;
     let longest_us = settings.period.longest_us();
-    let within_us = settings.within_us;
+    let within_us = settings.rules.within_us;
     let number = |name: &str| Column::new(name, ColumnType::Double);
-    let columns = vec![
+    let mut columns = vec![
         Column::time("window_start", longest_us.saturating_add(within_us)),
         Column::time("window_end", within_us),
+    ];
+    columns.extend(settings.breakdown.map(|name| Column::new(name, ColumnType::Text)));
+    // The period, the breakdown and the step.
+    let key = std::iter::once(0).chain(2..=columns.len()).collect();
+    columns.extend([
         Column::new("step", ColumnType::Bigint),
         Column::new("step_name", ColumnType::Text),
         Column::new("users", ColumnType::Bigint),
@@ -147,22 +187,26 @@ fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned>
         number("overall_rate"),
         number("avg_seconds_from_previous"),
         number("avg_seconds_from_first"),
-    ];
+    ]);
     let schema = Schema {
         columns,
-        key: vec![0, 2],
+        key,
         finality: Finality::At { column: 1, plus_us: within_us },
         append_only: false,
         time: Some(0),
     };
     let state_bound = format!(
-        "a chain per user and reporting period, until {} after the period's end",
+        "{} per user and reporting period, until {} after the period's end",
+        match settings.rules.order {
+            Order::Ordered | Order::Strict => "a chain per step",
+            Order::Any => "the events of the last conversion window",
+        },
         format_duration(within_us)
     );
     let plan = Plan {
         inputs: settings.inputs,
         step_names: settings.step_names,
-        within_us,
+        rules: settings.rules,
         period: settings.period,
     };
     Some(Planned {

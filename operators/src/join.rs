@@ -10,23 +10,22 @@
 //! select.latency_ms = "millis(right.timestamp - left.timestamp)"
 //! ```
 //!
-//! A differential join on two arrangements. Time is cut into buckets at least as wide as the bound:
-//! a left row lies in the bucket of its time, a right row in every bucket that may hold a partner
-//! (at most two), so a match meets in exactly one. A bucket expires when the watermark shows that
-//! nothing can match in it any more, and is forgotten by the arrangements' merges ([`crate::expiring`]).
+//! Two stages. The worker that decoded an event finds its key ([`side`]); the worker that owns the key
+//! keeps the rows of both sides in order of time ([`rows`]), so that a new row meets those within the
+//! bound and no others, and drops each when the watermark shows that nothing can match it any more
+//! ([`state`]).
 
+mod rows;
 mod settings;
 mod side;
 mod state;
 
 use std::sync::Arc;
 
-use differential_dataflow::operators::arrange::arrangement::arrange_core;
-use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
-use differential_dataflow::trace::implementations::chunker::ContainerChunker;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::{Concat, ToStream};
-use timely::dataflow::{Scope, Stream};
+use serde::{Deserialize, Serialize};
+use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Concatenate;
 use waterwheel_config::expr::{Fields, Program, Val};
 use waterwheel_config::schema::{Column, Finality, Schema};
 use waterwheel_config::section::Section;
@@ -39,10 +38,9 @@ use waterwheel_pipeline::contract::operator::{
 };
 use waterwheel_pipeline::contract::state::route;
 
-use self::settings::{Bound, Settings};
-use self::side::{KeyedRow, SIDE_COLUMNS, SidePlan, side_rows};
-use self::state::{HeldSide, JoinState};
-use crate::expiring::{self, ExpiringBatcher, ExpiringBuilder, ExpiringSpine};
+use self::settings::{Bound, Settings, Unmatched};
+use self::side::{SIDE_COLUMNS, SidePlan, SideRow, side_rows};
+use self::state::JoinState;
 
 /// The kind.
 pub const KIND: OperatorKind = OperatorKind {
@@ -66,16 +64,34 @@ struct Plan {
     left: SidePlan,
     right: SidePlan,
     bound: Bound,
+    unmatched: Unmatched,
     select: Vec<(Program, ColumnType)>,
     /// Which column of which side each slot of the selected expressions reads.
     captures: Vec<(Side, usize)>,
 }
 
 /// Which of the two inputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Side {
     Left,
     Right,
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::Left => Self::Right,
+            Self::Right => Self::Left,
+        }
+    }
+
+    /// A row of this side and one of the other: the left one first.
+    fn in_order<'a>(self, own: &'a Row, other: &'a Row) -> (&'a Row, &'a Row) {
+        match self {
+            Self::Left => (own, other),
+            Self::Right => (other, own),
+        }
+    }
 }
 
 struct Join(Arc<Plan>);
@@ -91,84 +107,56 @@ impl Operator for Join {
         inputs: Vec<Input<'s>>,
         context: RenderContext,
     ) -> Rows<'s> {
-        expiring::set_clock(&context.clock);
-        let delay_us = context.watermark.delay_us();
         let part = context.part("rows");
-        let restored_epoch = part.restored_epoch().unwrap_or_default();
-        let mut inputs = inputs.into_iter().zip(state::restored(&part, &context.clock));
-        let mut arranged = |side: Side| {
-            let (input, restored) = inputs.next()?;
-            let rows = side_rows(input, self.0.clone(), side, delay_us, &context.clock);
-            let restored = restored.into_iter().map(move |row| state::update(row, restored_epoch));
-            let rows = rows.inner.concat(restored.to_stream(scope));
-            Some(arrange(rows, if side == Side::Left { "JoinLeft" } else { "JoinRight" }))
-        };
-        let (Some(left), Some(right)) = (arranged(Side::Left), arranged(Side::Right)) else {
-            unreachable!("a join is planned with two inputs");
-        };
-        let state = JoinState {
-            sides: [HeldSide::new(&left, &part), HeldSide::new(&right, &part)],
-            clock: context.clock.clone(),
-            gauge: context.state,
-            epoch: 0,
-            saved: part.restored_epoch(),
-        };
-        let (plan, restoring) = (self.0.clone(), part.clone());
-        let pairs = match_pairs(left, right, move |left, right| {
-            // Pairs among restored rows were out before.
-            if restoring.is_restoring() { None } else { plan.pair(left, right) }
-        });
-        every_epoch_kept(pairs.inner, Pipeline, "JoinState", context.clock, Some(part), state)
+        let sides = inputs.into_iter().zip([Side::Left, Side::Right]);
+        let rows: Vec<_> = sides
+            .map(|(input, side)| side_rows(input, self.0.clone(), side, &context.clock))
+            .collect();
+        let owner = Exchange::new(|(row, _, _): &Update<SideRow>| route(row.key as u64));
+        let state = JoinState::new(self.0.clone(), &context, &part);
+        let rows = scope.concatenate(rows);
+        every_epoch_kept(rows, owner, "JoinState", context.clock, Some(part), state)
     }
-}
-
-type KeyedUpdate = Update<KeyedRow>;
-
-/// Arranges the rows of one side on the workers that own their keys.
-fn arrange<'s>(
-    rows: Stream<'s, Epoch, Vec<KeyedUpdate>>,
-    name: &str,
-) -> Arranged<'s, TraceAgent<ExpiringSpine>> {
-    let owner = Exchange::new(|((key, _), _, _): &KeyedUpdate| route(state::key_hash(key)));
-    arrange_core::<_, _, ContainerChunker<Vec<KeyedUpdate>>, ExpiringBatcher, ExpiringBuilder, _>(
-        rows, owner, name,
-    )
-}
-
-/// The stock differential join; `pair` decides whether two rows of one key and bucket match.
-fn match_pairs<'s>(
-    left: Arranged<'s, TraceAgent<ExpiringSpine>>,
-    right: Arranged<'s, TraceAgent<ExpiringSpine>>,
-    pair: impl Fn(&Row, &Row) -> Option<Row> + 'static,
-) -> Rows<'s> {
-    left.join_core(right, move |_key, left, right| pair(left, right))
 }
 
 impl Plan {
-    fn pair(&self, left: &Row, right: &Row) -> Option<Row> {
-        let (left, right) = (left.values(), right.values());
-        let (Value::Timestamp(left_us), Value::Timestamp(right_us)) = (&left[0], &right[0]) else {
-            return None;
-        };
-        if !self.bound.holds(*left_us, *right_us) {
-            return None;
-        }
-        let fields = PairFields { plan: self, left, right };
+    /// The watermark at which nothing can match a row of this time any more.
+    fn expires_us(&self, side: Side, time_us: i64) -> i64 {
+        // What comes at the watermark itself is not late.
+        time_us.saturating_add(self.bound.reach_us(side).1).saturating_add(1)
+    }
+
+    /// The row of a pair, or of one side alone.
+    fn row(&self, left: Option<&Row>, right: Option<&Row>) -> Row {
+        let [left, right] = [left, right].map(|side| side.map_or(&[][..], Row::values));
+        let value = |side: &[Value], column: usize| side.get(column).cloned();
+        let column = |side: &[Value], column| value(side, column).unwrap_or(Value::Null);
         let head = [
-            left[1].clone(),
-            right[1].clone(),
-            left[2].clone(),
-            right[2].clone(),
-            Value::Timestamp(*left_us.max(right_us)),
-            Value::Boolean(true),
+            column(left, 1),
+            column(right, 1),
+            column(left, 2),
+            column(right, 2),
+            // Of times, the later one is the greater; NULL is the least of all values.
+            column(left, 0).max(column(right, 0)),
+            Value::Boolean(!left.is_empty() && !right.is_empty()),
         ];
+        let fields = PairFields { plan: self, left, right };
         let selected =
             self.select.iter().map(|(program, kind)| program.eval(&fields).to_value(*kind));
-        Some(head.into_iter().chain(selected).collect())
+        head.into_iter().chain(selected).collect()
+    }
+
+    /// The row of one that has no partner.
+    fn alone(&self, side: Side, row: &Row) -> Row {
+        match side {
+            Side::Left => self.row(Some(row), None),
+            Side::Right => self.row(None, Some(row)),
+        }
     }
 }
 
-/// The captured columns of both sides as the fields of the selected expressions.
+/// The captured columns of both sides as the fields of the selected expressions; those of a side that
+/// is not there are NULL.
 struct PairFields<'a> {
     plan: &'a Plan,
     left: &'a [Value],
@@ -201,7 +189,8 @@ fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned>
     let selected = settings.select.iter();
     columns.extend(selected.map(|(name, _, kind)| Column::new(name, *kind)));
     let append_only = left.append_only() && right.append_only();
-    // Once the watermark has passed the later of two rows, neither can change any more.
+    // Once the watermark has passed the later of two rows, neither can change any more; a row that
+    // comes out alone never does.
     let finality = match append_only {
         true => Finality::Immediate,
         false => Finality::At { column: 4, plus_us: 1 },
@@ -211,12 +200,12 @@ fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned>
         left.watermark.delayed(settings.left.behind_us),
         right.watermark.delayed(settings.right.behind_us),
     ];
-    let state_bound =
-        format!("the rows of up to the last {} and the lateness", settings.bound.longest_held());
+    let (bound, unmatched) = (settings.bound, settings.unmatched);
     let plan = Plan {
         left: settings.left,
         right: settings.right,
-        bound: settings.bound,
+        bound,
+        unmatched,
         select: settings.select.into_iter().map(|(_, program, kind)| (program, kind)).collect(),
         captures: settings.captures,
     };
@@ -224,8 +213,8 @@ fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned>
         operator: Arc::new(Join(Arc::new(plan))),
         schema: Arc::new(schema),
         watermark: Watermark::least(&watermarks),
-        held_back_us: 0,
-        state_bound,
+        held_back_us: unmatched.held_back_us(bound),
+        state_bound: bound.state_bound(),
         meaning: settings::meaning(section),
     })
 }

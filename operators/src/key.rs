@@ -2,7 +2,7 @@
 //! allocates nothing.
 
 use waterwheel_config::expr::{Fields, Program, Val};
-use waterwheel_config::value::{ColumnType, Value};
+use waterwheel_config::value::{ColumnType, Row, Value};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// The expressions of a key and the types of their columns.
@@ -19,6 +19,16 @@ impl KeyPlan {
         for (program, kind) in self.programs.iter().zip(&self.kinds) {
             write_value(&program.eval(item), *kind, out);
         }
+    }
+
+    /// The same; false where a column is NULL.
+    pub(crate) fn write_known<F: Fields>(&self, item: &F, out: &mut Vec<u8>) -> bool {
+        out.clear();
+        self.programs.iter().zip(&self.kinds).all(|(program, kind)| {
+            let at = out.len();
+            write_value(&program.eval(item), *kind, out);
+            out.get(at) != Some(&0)
+        })
     }
 }
 
@@ -87,9 +97,25 @@ pub(crate) fn read_key(mut bytes: &[u8]) -> Vec<Value> {
     values
 }
 
+/// The key of a row as one text: its key columns joined by `|`.
+pub(crate) fn row_key(row: &Row, columns: &[usize]) -> String {
+    let key: Vec<String> = row.key(columns).map(Value::to_plain).collect();
+    key.join("|")
+}
+
 /// Decides which worker owns a key; the same in every process and for ever.
 pub(crate) fn hash(key: &[u8]) -> u64 {
     xxh3_64(key)
+}
+
+/// Orders keys of rows, the same in every run: those that differ in the number at their end by that
+/// number, as are the sequences of events that went through an operator.
+pub(crate) fn place(key: &str) -> (u64, u64) {
+    let head = key.trim_end_matches(|end: char| end.is_ascii_digit());
+    match key[head.len()..].parse() {
+        Ok(number) => (xxh3_64(head.as_bytes()), number),
+        Err(_) => (xxh3_64(key.as_bytes()), 0),
+    }
 }
 
 /// Stands for a value where only equality matters: at 128 bits, two different values among 2^40
@@ -107,6 +133,14 @@ mod tests {
         fn get(&self, slot: usize) -> Val<'_> {
             self.0[slot].clone()
         }
+    }
+
+    #[test]
+    fn rows_of_one_stream_are_in_the_order_of_their_sequences() {
+        let keys = ["EVENTS|9", "EVENTS|10", "EVENTS|011", "EVENTS|18446744073709551615"];
+        assert!(keys.is_sorted_by(|one, other| place(one) < place(other)));
+        assert_ne!(place("EVENTS|9").0, place("OTHERS|9").0);
+        assert_ne!(place("EVENTS|99999999999999999999"), place("EVENTS|99999999999999999998"));
     }
 
     #[test]

@@ -30,10 +30,10 @@ impl Meaning {
         self.add(key, plain);
     }
 
-    /// Adds a window.
+    /// Adds a window; one that hops is written `size/every`.
     pub(crate) fn period(&mut self, key: &str, written: &str) {
-        let parsed = Period::parse(written, Tz::UTC);
-        self.has_local_time |= !matches!(parsed, Ok(Period::Fixed(_)));
+        let is_fixed = |part| matches!(Period::parse(part, Tz::UTC), Ok(Period::Fixed(_)));
+        self.has_local_time |= !written.split('/').all(is_fixed);
         self.add(key, written);
     }
 

@@ -1,19 +1,32 @@
 //! Measures: what an aggregate computes per group, from their SQL to the column they fill.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use waterwheel_config::expr::{
     self, Argument, Ast, Call, ExprError, Kind, Program, Scope, compile, compile_predicate,
     parse_call,
 };
 use waterwheel_config::names::nearest;
-use waterwheel_config::value::{ColumnType, Value};
+use waterwheel_config::value::{ColumnType, Value, write_json_string};
 
 use crate::accumulator::{Accumulator, AccumulatorKind};
 
-/// The measures that this version computes.
-const MEASURES: [&str; 8] = ["count", "sum", "avg", "min", "max", "quantile", "median", "share"];
-
-/// The measures that the contract names and this version refuses.
-const NOT_YET: [&str; 4] = ["approx_count_distinct", "first", "last", "stddev"];
+/// The measures.
+const MEASURES: [&str; 12] = [
+    "count",
+    "approx_count_distinct",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "stddev",
+    "first",
+    "last",
+    "quantile",
+    "median",
+    "share",
+];
 
 /// What fills an accumulator: an argument and a filter, for one input.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +47,10 @@ pub(crate) enum Reading {
     Distinct,
     Quantile(f64),
     Share,
+    Edge,
+    Deviation,
+    Approximate,
+    Breakdown,
 }
 
 /// One measure over one input.
@@ -75,8 +92,79 @@ impl Reading {
             (Self::Share, Accumulator::Share { yes, known }) if *known > 0 => {
                 Value::double(*yes as f64 / *known as f64)
             }
+            (Self::Edge, Accumulator::Edge { value: Some(edge), .. }) => edge.1.clone(),
+            (Self::Edge, Accumulator::EdgeCounted { last, values, .. }) => {
+                let mut present = values.iter().filter(|(_, count)| **count > 0);
+                let found = if *last { present.next_back() } else { present.next() };
+                found.map_or(Value::Null, |((_, value), _)| value.clone())
+            }
+            (Self::Deviation, Accumulator::Moments(moments)) => {
+                moments.deviation().map_or(Value::Null, Value::double)
+            }
+            (Self::Approximate, Accumulator::Registers(registers)) => {
+                Value::Bigint(registers.estimate() as i64)
+            }
+            (Self::Breakdown, Accumulator::Breakdown(counts)) => Value::Json(object(counts)),
             _ => Value::Null,
         }
+    }
+}
+
+impl Measure {
+    /// How often each value comes.
+    pub(crate) fn breakdown(argument: Program) -> Self {
+        Self {
+            reading: Reading::Breakdown,
+            accumulator: AccumulatorKind::Breakdown,
+            feed: Feed { argument: Some(argument), filter: None },
+            column: ColumnType::Json,
+        }
+    }
+}
+
+/// True of a measure that goes by the order of the events.
+pub(crate) fn goes_by_time(text: &str) -> bool {
+    let call = expr::parse(text).and_then(|ast| parse_call(&ast));
+    call.is_ok_and(|call| matches!(call.name.as_str(), "first" | "last"))
+}
+
+/// How a measure changed since the window before: the difference, and that in percent.
+pub(crate) fn change(now: &Value, before: Option<&Value>) -> [Value; 2] {
+    let (difference, base) = match (now, before) {
+        (Value::Bigint(now), Some(Value::Bigint(before))) => {
+            ((i128::from(*now) - i128::from(*before)) as f64, *before as f64)
+        }
+        (Value::Double(now), Some(Value::Double(before))) => {
+            (now.get() - before.get(), before.get())
+        }
+        _ => return [Value::Null, Value::Null],
+    };
+    // In percent of nothing it is nothing: a quotient that is not finite is NULL.
+    [Value::double(difference), Value::double(difference / base * 100.0)]
+}
+
+/// A JSON object of counts, in the order of the values' bytes.
+fn object(counts: &BTreeMap<Box<str>, i64>) -> Arc<str> {
+    let mut json = String::from("{");
+    for (value, count) in counts.iter().filter(|(_, count)| **count > 0) {
+        if json.len() > 1 {
+            json.push(',');
+        }
+        write_json_string(value, &mut json);
+        json.push_str(&format!(":{count}"));
+    }
+    json.push('}');
+    json.into()
+}
+
+/// The type of a column that holds values as they come: text (SPEC 2), unless a cast chooses, or
+/// what is named has a type.
+pub(crate) fn bare_type(ast: &Ast, kind: Kind) -> ColumnType {
+    match ast {
+        Ast::Nested(inner) => bare_type(inner, kind),
+        Ast::Cast { .. } | Ast::Identifier(_) | Ast::CompoundIdentifier(_) => kind.column_type(),
+        _ if kind == Kind::Timestamp => ColumnType::Timestamp,
+        _ => ColumnType::Text,
     }
 }
 
@@ -133,6 +221,23 @@ pub(crate) fn compile_measure(text: &str, scope: &mut dyn Scope) -> Result<Measu
             let accumulator = AccumulatorKind::Extreme { greatest: call.name == "max", kind };
             build(Reading::Extreme, accumulator, Some(typed.program), kind)
         }
+        ("approx_count_distinct", [Argument::Expr(argument)]) => {
+            let argument = Some(compile(argument, scope)?.program);
+            build(Reading::Approximate, AccumulatorKind::Registers, argument, ColumnType::Bigint)
+        }
+        ("first" | "last", [Argument::Expr(argument)]) => {
+            let typed = compile(argument, scope)?;
+            if typed.kind == Kind::Interval {
+                return Err(interval(&call));
+            }
+            let kind = bare_type(argument, typed.kind);
+            let accumulator = AccumulatorKind::Edge { last: call.name == "last", kind };
+            build(Reading::Edge, accumulator, Some(typed.program), kind)
+        }
+        ("stddev", [Argument::Expr(argument)]) => {
+            let argument = Some(number(argument, &call, scope)?);
+            build(Reading::Deviation, AccumulatorKind::Moments, argument, ColumnType::Double)
+        }
         ("quantile", [Argument::Expr(q), Argument::Expr(argument)]) => {
             let reading = Reading::Quantile(fraction(q)?);
             let argument = number(argument, &call, scope)?;
@@ -152,10 +257,6 @@ pub(crate) fn compile_measure(text: &str, scope: &mut dyn Scope) -> Result<Measu
 }
 
 fn refusal(name: &str) -> ExprError {
-    if NOT_YET.contains(&name) {
-        return ExprError::new(name, format!("the measure `{name}` is not built yet"))
-            .help(format!("this version has: {}", MEASURES.join(", ")));
-    }
     if MEASURES.contains(&name) {
         let usage = match name {
             "count" => "count(*), count(x) or count(distinct x)".to_owned(),
@@ -167,7 +268,7 @@ fn refusal(name: &str) -> ExprError {
         return ExprError::new(name, message).help(format!("write {usage}"));
     }
     let error = ExprError::new(name, format!("there is no measure `{name}`"));
-    match nearest(name, MEASURES.into_iter().chain(NOT_YET)) {
+    match nearest(name, MEASURES) {
         Some(near) => error.help(format!("did you mean `{near}`?")),
         None => error.help(format!("the measures are: {}", MEASURES.join(", "))),
     }
@@ -186,8 +287,9 @@ fn number(argument: &Ast, call: &Call, scope: &mut dyn Scope) -> Result<Program,
 }
 
 fn interval(call: &Call) -> ExprError {
-    ExprError::new(&call.name, format!("`{}` takes a number, not a time difference", call.name))
-        .help("write `millis(a - b)` for milliseconds")
+    let wanted = if matches!(call.name.as_str(), "first" | "last") { "value" } else { "number" };
+    let message = format!("`{}` takes a {wanted}, not a time difference", call.name);
+    ExprError::new(&call.name, message).help("write `millis(a - b)` for milliseconds")
 }
 
 fn fraction(ast: &Ast) -> Result<f64, ExprError> {

@@ -5,6 +5,7 @@ use chrono_tz::Tz;
 use waterwheel_config::document::NodeKind;
 use waterwheel_config::expr::{self, Program};
 use waterwheel_config::section::{Section, Spanned};
+use waterwheel_config::value::ColumnType;
 use waterwheel_pipeline::contract::operator::{InputFlow, InputPlan, InputScope};
 
 /// Reads `timezone`; UTC by default.
@@ -50,6 +51,17 @@ pub(crate) struct TimeColumn {
     pub(crate) behind_us: i64,
 }
 
+/// What an operator needs the times of its items for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimeNeed {
+    /// For windows: the watermark must bound them.
+    Bounded,
+    /// For their order alone.
+    Any,
+    /// For nothing.
+    None,
+}
+
 impl Intake {
     /// Reads the settings.
     pub(crate) fn read(section: &Section<'_>, zone: Tz) -> Self {
@@ -58,14 +70,32 @@ impl Intake {
 
     /// Applies them to an input. What is wrong with one must not hide what is wrong with the next.
     pub(crate) fn of<'a>(&self, section: &Section<'_>, input: &'a InputPlan) -> InputIntake<'a> {
-        let time = self.time_column(section, input);
+        self.for_need(section, input, TimeNeed::Bounded)
+    }
+
+    /// Applies them to an input whose times are needed for less than windows.
+    pub(crate) fn for_need<'a>(
+        &self,
+        section: &Section<'_>,
+        input: &'a InputPlan,
+        need: TimeNeed,
+    ) -> InputIntake<'a> {
+        let time = match need {
+            TimeNeed::None => Some(TimeColumn { slot: None, behind_us: 0 }),
+            _ => self.time_column(section, input, need),
+        };
         let mut scope = input.scope(self.zone);
         let condition = self.condition.as_ref();
         let condition = condition.and_then(|text| expr::condition(section, text, &mut scope));
         InputIntake { time, scope, condition }
     }
 
-    fn time_column(&self, section: &Section<'_>, input: &InputPlan) -> Option<TimeColumn> {
+    fn time_column(
+        &self,
+        section: &Section<'_>,
+        input: &InputPlan,
+        need: TimeNeed,
+    ) -> Option<TimeColumn> {
         let time = self.time.as_ref();
         let name = time.map_or("timestamp", |time| time.value.as_str());
         let span =
@@ -97,7 +127,11 @@ impl Intake {
             );
             return None;
         };
-        let Some(behind_us) = schema.columns[slot].behind_us else {
+        let column = &schema.columns[slot];
+        if need == TimeNeed::Any && column.kind == ColumnType::Timestamp {
+            return Some(TimeColumn { slot: Some(slot), behind_us: 0 });
+        }
+        let Some(behind_us) = column.behind_us else {
             section.findings().error_help(
                 span,
                 format!(
@@ -123,19 +157,4 @@ pub(crate) fn key_columns(input: &InputPlan) -> Vec<usize> {
 /// True where a setting is written as a table.
 pub(crate) fn is_table(section: &Section<'_>, key: &str) -> bool {
     section.node(key).is_some_and(|node| matches!(node.kind, NodeKind::Table(_)))
-}
-
-/// Reads a setting whose first choice is the default and the only one that is built.
-pub(crate) fn refuse_later_choices(
-    section: &Section<'_>,
-    key: &str,
-    choices: &[&'static str],
-    help: &str,
-) {
-    if let Some(choice) = section.choice(key, choices)
-        && choices.first() != Some(&choice.value)
-    {
-        let message = format!("`{key} = \"{}\"` is not built yet", choice.value);
-        section.findings().error_help(choice.span, message, help);
-    }
 }

@@ -57,7 +57,8 @@ impl Sketch {
             return None;
         }
         // The product of a decimal and a count may lie a hair above the whole number it means.
-        let rank = ((q * count as f64 - 1e-9).ceil() as i64).clamp(1, count);
+        let product = q * count as f64;
+        let rank = ((product - product * 1e-15).ceil() as i64).clamp(1, count);
         // By its logarithm, since the edge of the last bucket lies beyond the range of doubles.
         let middle = |bucket: i32| {
             let logarithm = f64::from(bucket) * GAMMA.ln() + (2.0 / (GAMMA + 1.0)).ln();

@@ -21,9 +21,9 @@ pub(crate) use self::cell::Cell;
 pub(crate) use self::check::{
     Prefix, check, check_random_cuts, check_same_rows, final_rows, lateness_us,
 };
-pub(crate) use self::drive::{deployment, run};
+pub(crate) use self::drive::{deployment, deployment_into, run};
 pub(crate) use self::event::{Event, Item};
 pub(crate) use self::expected::{Expected, ExpectedRows};
-pub(crate) use self::log::{Message, Script, Step, Timeline};
+pub(crate) use self::log::{Message, Script, Step, Timeline, shuffled};
 pub(crate) use self::model::{By, Contribution, Holds, Kind, Measure, Model, RowItem};
 pub(crate) use self::random::{Random, cases};

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use waterwheel_pipeline::graph::Deployment;
+use waterwheel_pipeline::contract::bucket::Place;
+use waterwheel_pipeline::graph::{CheckpointSettings, Deployment};
 
-use super::deployment::load;
+use super::deployment;
 use crate::EXIT_FINDINGS;
 
 /// Checks a deployment file.
 pub(crate) fn check(file: &Path, connect: bool) -> ExitCode {
-    let deployment = match load(file) {
+    let deployment = match deployment::check(file) {
         Ok(deployment) => deployment,
         Err(code) => return code,
     };
@@ -48,6 +49,12 @@ fn reach(deployment: &Deployment) -> Vec<String> {
         for node in &deployment.sinks {
             let found = node.spec.build().probe().await;
             problems.extend(found.into_iter().map(|p| format!("sink `{}`: {p}", node.name)));
+        }
+        if let Some(CheckpointSettings { place: Place::Bucket(bucket), .. }) =
+            &deployment.checkpoint
+            && let Err(fault) = tokio::task::block_in_place(|| bucket.check(false))
+        {
+            problems.push(format!("checkpoints: {fault}"));
         }
         problems
     })

@@ -112,7 +112,10 @@ impl Line {
         let state = match gauges.waiting() {
             Some(reason) => format!("waiting for {reason}"),
             None if gauges.replaying.load(Ordering::Relaxed) => "replaying".to_owned(),
-            None => "running".to_owned(),
+            None => match gauges.holder() {
+                Some(holder) => format!("running, watermark held by {holder}"),
+                None => "running".to_owned(),
+            },
         };
         Self {
             events_per_second,

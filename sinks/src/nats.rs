@@ -46,7 +46,7 @@ use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::nats::{self as connection, ConnectionSpec};
 use waterwheel_pipeline::contract::sink::{
-    Claim, ClaimError, Commit, Emit, Sink, SinkContext, SinkKind, SinkSpec,
+    Changes, Claim, ClaimError, Commit, Emit, Sink, SinkContext, SinkKind, SinkSpec,
 };
 
 use self::messages::Messages;
@@ -216,6 +216,11 @@ impl Sink for NatsSink {
                 purges.join("; ")
             ),
         ))
+    }
+
+    async fn begin(&mut self, begin: &Progress) -> Result<(), Fault> {
+        let changes = self.settings.context.inputs.iter().map(|_| Changes::default()).collect();
+        self.commit(&Commit { progress: begin.clone(), changes }).await.map(|_| ())
     }
 
     async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {

@@ -15,9 +15,7 @@
 //! created exclusively (from here on the rows are committed), and the files are renamed to where
 //! readers look. A restart finishes renames that a crash left out.
 
-use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,17 +34,15 @@ mod files;
 mod manifest;
 mod partition;
 mod settings;
+mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use columns::Operation;
-use files::{
-    ensure_directory, fault, find_prefixed, names, nonce, remove, remove_files, rename,
-    sync_directory,
-};
 use manifest::{DataFile, Log, generation_of, number_of};
 use settings::{Plan, make_plan};
+use store::Store;
 use writer::{Files, Input, Naming};
 
 /// The kind of sink.
@@ -90,7 +86,7 @@ impl SinkSpec for Spec {
         }
         let by = if by.is_empty() { String::new() } else { format!(" by {}", by.join(", ")) };
         let every = format_duration(i64::try_from(plan.roll_every.as_micros()).unwrap_or(i64::MAX));
-        let (path, rows) = (plan.path.display(), plan.roll_rows);
+        let (path, rows) = (plan.store.show(""), plan.roll_rows);
         format!("Parquet files in `{path}`{by}, a new one every {every} or {rows} rows")
     }
 
@@ -100,12 +96,17 @@ impl SinkSpec for Spec {
     }
 
     fn resources(&self) -> Vec<String> {
-        // `lake` and `./lake` are one directory, and are shown as the shorter of them.
-        let path = std::path::absolute(&self.0.path).unwrap_or_else(|_| self.0.path.clone());
-        let here = std::env::current_dir().unwrap_or_default();
-        let path = path.strip_prefix(here).unwrap_or(&path);
-        let directory = |input: &Input| format!("directory {}", path.join(&input.name).display());
-        self.0.inputs.iter().map(directory).collect()
+        let place = |input: &Input| match &self.0.store {
+            Store::Directory(path) => {
+                // `lake` and `./lake` are one directory, and are shown as the shorter of them.
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                let here = std::env::current_dir().unwrap_or_default();
+                let path = path.strip_prefix(here).unwrap_or(&path);
+                format!("directory {}", path.join(&input.name).display())
+            }
+            Store::Bucket(bucket) => format!("objects below {}", bucket.address(&input.name)),
+        };
+        self.0.inputs.iter().map(place).collect()
     }
 }
 
@@ -137,9 +138,9 @@ impl ParquetSink {
 
     fn claim(&mut self, generation: Generation) -> Result<Claim, ClaimError> {
         let plan = &self.plan;
-        ensure_directory(&plan.log())?;
-        ensure_directory(&plan.staging())?;
-        let mut log = Log::new(plan.log(), plan.staging(), plan.label.clone());
+        plan.store.ensure_directory(&plan.log())?;
+        plan.store.ensure_directory(&plan.staging())?;
+        let mut log = plan.new_log();
         if log.newest()?.is_none() && !failpoint::has_bug("missing-progress-is-fresh") {
             plan.refuse_orphans()?;
         }
@@ -291,16 +292,16 @@ impl Owned {
     fn prepare(&mut self, plan: &Plan) -> Result<Vec<DataFile>, Fault> {
         let files = self.files.finish_all()?;
         if !files.is_empty() {
-            sync_directory(&plan.staging())?;
+            plan.store.sync(&plan.staging())?;
             failpoint::reach("parquet.staging.synced");
         }
         for file in &files {
-            let target = plan.path.join(&file.path);
-            if let Some(directory) = target.parent() {
-                ensure_directory(directory)?;
+            if let Some((directory, _)) = file.path.rsplit_once('/') {
+                plan.store.ensure_directory(directory)?;
             }
-            if target.exists() {
-                return Err(Fault::halt(format!("`{}` is there already", target.display())).help(
+            if plan.store.has(&file.path)? {
+                let target = plan.store.show(&file.path);
+                return Err(Fault::halt(format!("`{target}` is there already")).help(
                     "the manifest log was removed or set back; restore it, or move the files away",
                 ));
             }
@@ -326,34 +327,37 @@ impl Owned {
 }
 
 impl Plan {
-    fn own(&self) -> PathBuf {
-        self.path.join(OWN_DIRECTORY).join(&self.label)
+    fn own(&self) -> String {
+        format!("{OWN_DIRECTORY}/{}", self.label)
     }
 
-    fn log(&self) -> PathBuf {
-        self.own().join("log")
+    fn log(&self) -> String {
+        format!("{}/log", self.own())
+    }
+
+    fn new_log(&self) -> Log {
+        Log::new(self.store.clone(), self.log(), self.staging(), self.label.clone())
     }
 
     /// Files grow outside the inputs' directories: readers such as Polars take every file there for
     /// data, whatever its name.
-    fn staging(&self) -> PathBuf {
-        self.own().join("staging")
+    fn staging(&self) -> String {
+        format!("{}/staging", self.own())
     }
 
     fn files(&self, log: &Log, generation: Generation) -> Files {
         let number = log.next_number();
-        let naming =
-            Naming { staging: self.staging(), label: self.label.clone(), generation, number };
+        let (store, staging, label) = (self.store.clone(), self.staging(), self.label.clone());
+        let naming = Naming { store, staging, label, generation, number };
         Files::new(naming, Arc::clone(&self.inputs), self.roll_rows)
     }
 
     /// Refuses to begin anew beside files of this sink: their rows would be there twice.
     fn refuse_orphans(&self) -> Result<(), Fault> {
         for input in self.inputs.iter() {
-            if let Some(file) = find_prefixed(&self.path.join(&input.name), &self.prefix())? {
-                let (file, log) = (file.display(), self.log());
-                let message =
-                    format!("the manifest log `{}` is empty, but not the lake", log.display());
+            if let Some(file) = self.store.find_prefixed(&input.name, &self.prefix())? {
+                let log = self.store.show(&self.log());
+                let message = format!("the manifest log `{log}` is empty, but not the lake");
                 return Err(Fault::halt(format!("{message}: there is `{file}`"))
                     .help("restore the log from a backup, or move the files away to begin anew"));
             }
@@ -374,7 +378,7 @@ impl Plan {
             name.starts_with(&prefix) && number_of(name).is_some_and(|number| number < emptied)
         };
         for input in self.inputs.iter() {
-            remove_files(&self.path.join(&input.name), is_old)?;
+            self.store.remove_files(&input.name, is_old)?;
         }
         Ok(())
     }
@@ -382,13 +386,12 @@ impl Plan {
     /// Says which directories keep rows of inputs that are no longer named.
     fn tell_what_stays(&self) -> Result<(), Fault> {
         let is_input = |name: &String| self.inputs.iter().any(|input| input.name == *name);
-        let others = names(&self.path)?.into_iter().filter(|name| !is_input(name));
+        let others = self.store.tops()?.into_iter().filter(|name| !is_input(name));
         for name in others.filter(|name| name != OWN_DIRECTORY) {
-            let directory = self.path.join(&name);
-            if find_prefixed(&directory, &self.prefix())?.is_some() {
+            if self.store.find_prefixed(&name, &self.prefix())?.is_some() {
                 tracing::warn!(
                     "`{}` is no longer written: it keeps its files; remove them if nobody reads them",
-                    directory.display()
+                    self.store.show(&name)
                 );
             }
         }
@@ -399,7 +402,7 @@ impl Plan {
     /// committed go. What a newer instance is writing stays.
     fn settle(&self, log: &Log, generation: Generation) -> Result<(), Fault> {
         let staging = self.staging();
-        let staged = names(&staging)?;
+        let staged = self.store.names(&staging)?;
         if staged.is_empty() {
             return Ok(());
         }
@@ -407,23 +410,17 @@ impl Plan {
         let files = entries.iter().flat_map(|entry| &entry.files);
         let committed: HashMap<&str, &str> =
             files.map(|file| (file.name(), file.path.as_str())).collect();
-        let mut unpublished = Vec::new();
+        let (mut unpublished, mut strays) = (Vec::new(), Vec::new());
         for name in &staged {
             if let Some(path) = committed.get(name.trim_end_matches(".tmp")) {
                 unpublished.push(*path);
             } else if generation_of(name).is_some_and(|of| of <= generation)
                 && !failpoint::has_bug("keeps-stray-files")
             {
-                let path = staging.join(name);
-                // It may be gone: its own instance tidies up, too.
-                if let Err(error) = remove(&path)
-                    && error.kind() != std::io::ErrorKind::NotFound
-                {
-                    return Err(fault(&error, "remove", &path));
-                }
-                failpoint::reach("parquet.stray.removed");
+                strays.push(format!("{staging}/{name}"));
             }
         }
+        self.store.remove(&strays, "parquet.stray.removed")?;
         if unpublished.is_empty() || failpoint::has_bug("forgets-to-publish") {
             return Ok(());
         }
@@ -432,39 +429,23 @@ impl Plan {
         Ok(())
     }
 
-    /// Renames committed files to where readers look.
+    /// Gives committed files the names under which readers look.
     fn publish<'f>(&self, paths: impl Iterator<Item = &'f str>) -> Result<(), Fault> {
         let staging = self.staging();
-        let mut directories = HashSet::new();
-        for path in paths {
-            let target = self.path.join(path);
-            let name = path.rsplit('/').next().unwrap_or(path);
-            let staged = staging.join(format!("{name}.tmp"));
-            let directory = target.parent().unwrap_or(&self.path).to_owned();
-            ensure_directory(&directory)?;
-            match rename(&staged, &target) {
-                Ok(()) => failpoint::reach("parquet.file.visible"),
-                // A newer instance was quicker: it finishes what it finds.
-                Err(_) if !staged.exists() && target.exists() => {}
-                Err(error) => return Err(fault(&error, "make visible", &target)),
-            }
-            directories.insert(directory);
-        }
-        directories.iter().try_for_each(|directory| sync_directory(directory))
+        let moves: Vec<(String, String)> = paths
+            .map(|path| {
+                let name = path.rsplit('/').next().unwrap_or(path);
+                (format!("{staging}/{name}.tmp"), path.to_owned())
+            })
+            .collect();
+        self.store.publish(&moves)
     }
 
     fn check_writable(&self) -> Result<(), Fault> {
-        let parents = self.path.ancestors().filter(|path| !path.as_os_str().is_empty());
-        let existing = parents.chain([Path::new(".")]).find(|path| path.exists());
-        let existing = existing.unwrap_or(&self.path);
-        if !existing.is_dir() {
-            return Err(Fault::stop(format!("`{}` is not a directory", existing.display())));
-        }
-        let file = existing.join(format!(".waterwheel-check-{}", nonce()));
-        fs::File::create_new(&file).map_err(|error| fault(&error, "write to", existing))?;
-        fs::remove_file(&file).map_err(|error| fault(&error, "remove", &file))?;
-        if self.log().is_dir() {
-            Log::new(self.log(), self.staging(), self.label.clone()).newest()?;
+        self.store.check_writable()?;
+        // Where a pipeline has never written, a directory has no log; a bucket has an empty one.
+        if matches!(self.store, Store::Bucket(_)) || self.store.has(&self.log())? {
+            self.new_log().newest()?;
         }
         Ok(())
     }

@@ -28,6 +28,7 @@
 mod arrays;
 mod connect;
 mod fault;
+mod finality;
 mod progress;
 mod reset;
 mod tables;

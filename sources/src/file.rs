@@ -99,6 +99,13 @@ impl SourceSpec for FileSpec {
         false
     }
 
+    fn stream(&self) -> Option<String> {
+        match &self.input {
+            Input::Files(pattern) => Some(pattern.clone()),
+            Input::Once(name, _) => Some(name.to_string()),
+        }
+    }
+
     fn may_hold(&self, position: &Position) -> bool {
         position.created == 0
     }

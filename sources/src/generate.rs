@@ -146,6 +146,10 @@ impl SourceSpec for GenerateSpec {
         false
     }
 
+    fn stream(&self) -> Option<String> {
+        Some(STREAM.to_owned())
+    }
+
     fn may_hold(&self, position: &Position) -> bool {
         let created = Market::new(self.market).identity().cast_signed();
         position.stream == STREAM && position.created == created

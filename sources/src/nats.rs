@@ -46,7 +46,9 @@ use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::nats::api::StreamInfo;
 use waterwheel_pipeline::contract::nats::{self as connection, ConnectionSpec, subject};
 use waterwheel_pipeline::contract::position::{Gap, Position};
-use waterwheel_pipeline::contract::source::{Next, Reading, Source, SourceKind, SourceSpec, Until};
+use waterwheel_pipeline::contract::source::{
+    Next, Reading, Source, SourceKind, SourceSpec, Standing, Until,
+};
 
 use self::pull::Reader;
 use self::retention::{Retention, keep_interest};
@@ -192,6 +194,10 @@ impl SourceSpec for Spec {
         true
     }
 
+    fn can_be_silent(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         format!("stream {} at {}", self.0.stream, self.0.connection.describe())
     }
@@ -200,6 +206,10 @@ impl SourceSpec for Spec {
         let mut subjects = self.0.subjects.clone();
         subjects.sort();
         format!("stream {} subjects {subjects:?}", self.0.stream)
+    }
+
+    fn stream(&self) -> Option<String> {
+        Some(self.0.stream.clone())
     }
 
     fn may_hold(&self, position: &Position) -> bool {
@@ -291,6 +301,10 @@ impl Source for NatsSource {
             Some(run) => run.next().await,
             None => Err(Fault::halt("the nats source was asked for messages while closed")),
         }
+    }
+
+    fn standing(&self) -> Standing {
+        self.run.as_ref().map_or(Standing::Reading, Run::standing)
     }
 
     fn release(&mut self, durable: &Position) {

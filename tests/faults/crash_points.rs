@@ -48,7 +48,10 @@ const SETUPS: &[(&str, Setup)] = &[
 
 /// Crashes at every point so often.
 pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
-    at(options, POINTS)
+    // The load has one source: tests/multisource.rs crashes among decisions about several.
+    let points: Vec<&str> =
+        POINTS.iter().copied().filter(|point| !point.starts_with("idle.")).collect();
+    at(options, &points)
 }
 
 /// Crashes at these points.

@@ -6,16 +6,22 @@ use std::process::{Command, Stdio};
 
 /// Runs `tests/scripts/<script>` and returns what it prints; panics with its errors if it fails.
 pub(crate) fn python(script: &str, arguments: &[&dyn AsRef<OsStr>]) -> String {
-    let path = root().join("tests/scripts").join(script);
-    let output = Command::new(interpreter())
-        .arg(&path)
-        .args(arguments.iter().map(|argument| argument.as_ref()))
+    let output = command(script, arguments)
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("python: {error}"));
     let problem = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{} failed: {problem}", path.display());
+    assert!(output.status.success(), "{script} failed: {problem}");
     String::from_utf8(output.stdout).expect("scripts print UTF-8")
+}
+
+/// `tests/scripts/<script>`, ready to be run.
+pub(crate) fn command(script: &str, arguments: &[&dyn AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(interpreter());
+    command
+        .arg(root().join("tests/scripts").join(script))
+        .args(arguments.iter().map(|argument| argument.as_ref()));
+    command
 }
 
 /// The root of the repository.

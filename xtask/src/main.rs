@@ -1,6 +1,7 @@
 //! `cargo xtask`: sets up what the project needs, and runs its demo, its tests and its benches.
 
 mod bench;
+mod compare;
 mod demo;
 mod process;
 mod scratch;
@@ -19,6 +20,7 @@ Usage: cargo xtask <command>
   test [ARGS...]      setup, then `cargo test --workspace ARGS...` on real servers
   test --nightly [ARGS...]
                       the same, and every fault happens many times more
+  compare [N]         N events (default 200,000) through waterwheel, ClickHouse and DuckDB: equal rows
   bench [N]           N events (default 5,000,000) from JetStream: bare drain, aggregate, all operators
   bench backfill [N]  the same from a file, without a server
   bench checkpoints [N]  what checkpoints cost, and how soon a restart has its state again
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         ["setup"] => tools::setup(),
         ["demo"] => demo::run(),
         ["test", passed_on @ ..] => test::run(passed_on),
+        ["compare", rest @ ..] if rest.len() < 2 => compare::compare(rest),
         ["bench", "checkpoints", rest @ ..] if rest.len() < 2 => bench::checkpoints::run(rest),
         ["bench", "backfill", rest @ ..] if rest.len() < 2 => bench::run(bench::From::File, rest),
         ["bench", rest @ ..] if rest.len() < 2 => bench::run(bench::From::Stream, rest),

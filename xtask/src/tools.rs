@@ -58,19 +58,32 @@ pub(crate) fn nats_server() -> Outcome<PathBuf> {
 /// The interpreter of the Python environment, with what `xtask/requirements.txt` names.
 pub(crate) fn python() -> Outcome<PathBuf> {
     let python = environment()?;
-    let requirements = root().join("xtask/requirements.txt");
+    install(&python, "xtask/requirements.txt", "installed.txt")?;
+    Ok(python)
+}
+
+/// The same, with what else a command needs that others can do without.
+pub(crate) fn python_with(requirements: &str) -> Outcome<PathBuf> {
+    let python = python()?;
+    install(&python, requirements, &format!("installed-{}", requirements.replace('/', "-")))?;
+    Ok(python)
+}
+
+/// Installs packages into the Python environment, unless the stamp says that they are there.
+fn install(python: &Path, requirements: &str, stamp: &str) -> Outcome<()> {
+    let requirements = root().join(requirements);
     let wanted = fs::read_to_string(&requirements)?;
-    let stamp = directory().join("venv/installed.txt");
+    let stamp = directory().join("venv").join(stamp);
     if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
         eprintln!("xtask: installing Python packages for the tests");
         output(
-            pip(&python)
+            pip(python)
                 .args(["install", "--quiet", "--only-binary", ":all:", "--requirement"])
                 .arg(&requirements),
         )?;
         fs::write(&stamp, wanted)?;
     }
-    Ok(python)
+    Ok(())
 }
 
 fn fetch_nats_server(program: &Path) -> Outcome<()> {

@@ -11,13 +11,13 @@ use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 use waterwheel_config::calendar::Window;
 use waterwheel_config::expr::{Fields, Val};
-use waterwheel_config::value::Row;
+use waterwheel_config::value::{Row, Value};
 use waterwheel_pipeline::contract::epoch::Epoch;
 use waterwheel_pipeline::contract::event::EventBatch;
 use waterwheel_pipeline::contract::operator::RowView;
 
 use super::{Plan, accumulators};
-use crate::accumulator::Accumulator;
+use crate::accumulator::{Accumulator, Place, ROWS};
 use crate::key;
 use waterwheel_pipeline::contract::fold::Fold;
 
@@ -56,7 +56,7 @@ impl Combiner {
     }
 
     #[inline]
-    fn add<F: Fields>(&mut self, item: &F, time_us: i64, times: isize) {
+    fn add<F: Fields>(&mut self, item: &F, place: &Place, times: isize) {
         let input = &self.plan.inputs[self.input];
         if let Some(condition) = &input.condition
             && !condition.holds(item)
@@ -66,8 +66,8 @@ impl Combiner {
         input.key.write(item, &mut self.key);
         let hash = key::hash(&self.key);
         for (pane, period) in self.plan.panes.iter().enumerate() {
-            if !self.panes[pane].contains(time_us) {
-                self.panes[pane] = period.window(time_us);
+            if !self.panes[pane].contains(place.time_us) {
+                self.panes[pane] = period.window(place.time_us);
             }
             let start = self.panes[pane].start;
             let partials = &self.partials;
@@ -78,16 +78,16 @@ impl Combiner {
                     && usize::from(partial.pane) == pane
                     && *partial.key == *self.key
             };
-            let place = place(hash, start);
-            let index = match self.table.find(place, same) {
+            let spread = spread(hash, start);
+            let index = match self.table.find(spread, same) {
                 Some(index) => *index,
                 None => {
                     let index = self.partials.len() as u32;
                     let rehash = |index: &u32| {
                         let partial = &partials[*index as usize];
-                        self::place(partial.hash, partial.start)
+                        self::spread(partial.hash, partial.start)
                     };
-                    self.table.insert_unique(place, index, rehash);
+                    self.table.insert_unique(spread, index, rehash);
                     self.partials.push(Partial {
                         hash,
                         pane: pane as u8,
@@ -108,8 +108,8 @@ impl Combiner {
                     continue;
                 }
                 match &feed.argument {
-                    Some(argument) => accumulator.add(&argument.eval(item), times),
-                    None => accumulator.add(&Val::Boolean(true), times),
+                    Some(argument) => accumulator.add(&argument.eval(item), times, place),
+                    None => accumulator.add(&Val::Boolean(true), times, place),
                 }
             }
         }
@@ -122,8 +122,14 @@ impl Combiner {
 }
 
 /// Spreads the panes of one group over the table.
-fn place(hash: u64, start: i64) -> u64 {
+fn spread(hash: u64, start: i64) -> u64 {
     hash ^ start.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Orders rows of one time, the same in every run.
+fn row_sequence(row: &Row, key_columns: &[usize]) -> u128 {
+    let key: Vec<String> = row.key(key_columns).map(Value::to_plain).collect();
+    xxhash_rust::xxh3::xxh3_128(key.join("|").as_bytes())
 }
 
 impl Fold<Rc<EventBatch>, Partial> for Combiner {
@@ -135,7 +141,13 @@ impl Fold<Rc<EventBatch>, Partial> for Combiner {
     ) {
         for (batch, _) in &batches {
             for event in batch.accepted() {
-                self.add(&event, event.meta().timestamp_us, 1);
+                let meta = event.meta();
+                let place = Place {
+                    time_us: meta.timestamp_us,
+                    source: event.source(),
+                    sequence: meta.ordinal.into(),
+                };
+                self.add(&event, &place, 1);
             }
         }
         self.finish(output);
@@ -149,13 +161,18 @@ impl Fold<Row, Partial> for Combiner {
         rows: Vec<(Row, isize)>,
         output: &mut Vec<(Partial, isize)>,
     ) {
-        let time_slot = self.plan.inputs[self.input].time_slot.unwrap_or(usize::MAX);
+        let plan = self.plan.clone();
+        let input = &plan.inputs[self.input];
         for (row, times) in &rows {
             let view = RowView(row);
-            // A row without a time belongs to no window.
-            if let Val::Timestamp(time_us) = view.get(time_slot) {
-                self.add(&view, time_us, *times);
-            }
+            let time_us = match input.time_slot.map(|slot| view.get(slot)) {
+                Some(Val::Timestamp(time_us)) => time_us,
+                // A row without a time belongs to no window.
+                Some(_) => continue,
+                None => 0,
+            };
+            let sequence = if plan.is_ordered { row_sequence(row, &input.key_columns) } else { 0 };
+            self.add(&view, &Place { time_us, source: ROWS, sequence }, *times);
         }
         self.finish(output);
     }

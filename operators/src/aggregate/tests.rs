@@ -1,7 +1,9 @@
 //! Aggregates against a naive recompute at the end of every epoch, and against themselves under
 //! other workers, cuts and orders.
 
+mod all_time;
 mod chained;
+mod compared;
 mod examples;
 mod pools;
 
@@ -9,6 +11,7 @@ use std::sync::Arc;
 
 use waterwheel_pipeline::graph::Deployment;
 
+use self::compared::with_changes;
 use self::pools::Flavour;
 use crate::testing::{
     Contribution, Event, Message, Model, Prefix, Random, Script, Timeline, cases, check,
@@ -18,6 +21,7 @@ use crate::testing::{
 /// An aggregate over sources, with what they need.
 struct Case {
     model: Model,
+    is_compared: bool,
     lateness: Vec<&'static str>,
     deployment: Arc<Deployment>,
 }
@@ -27,12 +31,19 @@ impl Case {
         let sources = if random.once_in(5) { 2 } else { 1 };
         let lateness: Vec<_> = (0..sources).map(|_| random.pick(&pools::LATENESS)).collect();
         let from = ["events0", "events1"][..sources].to_vec();
-        Self::of(pools::model(random, from), lateness)
+        let mut model = pools::model(random, from);
+        let is_compared = random.once_in(4);
+        if is_compared {
+            // One of the measures is a number.
+            model.measures.insert(0, pools::MEASURES[0]);
+            model.measures.dedup_by_key(|measure| measure.alias);
+        }
+        Self::of(model, is_compared, lateness)
     }
 
-    fn of(model: Model, lateness: Vec<&'static str>) -> Self {
-        let deployment = deployment(&lateness, &model.toml("volume")).expect("a deployment");
-        Self { model, lateness, deployment }
+    fn of(model: Model, is_compared: bool, lateness: Vec<&'static str>) -> Self {
+        let deployment = deployment(&lateness, &toml(&model, is_compared)).expect("a deployment");
+        Self { model, is_compared, lateness, deployment }
     }
 
     fn log(&self, random: &mut Random, count: usize) -> Vec<Message> {
@@ -48,14 +59,21 @@ impl Case {
         let mut contributions = Contributions::default();
         let expected = &mut |prefix: &Prefix| {
             contributions.extend(&self.model, prefix);
-            vec![self.model.expected(contributions.all())]
+            let rows = self.model.expected(contributions.all());
+            vec![if self.is_compared { with_changes(&self.model, rows) } else { rows }]
         };
         check(&self.deployment, workers, script, &is_dead, expected)
     }
 
     fn describe(&self, failure: String) -> String {
-        format!("{}lateness {:?}\n{failure}", self.model.toml("volume"), self.lateness)
+        let toml = toml(&self.model, self.is_compared);
+        format!("{toml}lateness {:?}\n{failure}", self.lateness)
     }
+}
+
+fn toml(model: &Model, is_compared: bool) -> String {
+    let compare = if is_compared { "compare = \"previous\"\nfrom =" } else { "from =" };
+    model.toml("volume").replacen("from =", compare, 1)
 }
 
 /// What the events of a prefix add; kept from epoch to epoch.
@@ -108,7 +126,7 @@ fn a_level_equals_the_aggregate_with_that_window_alone() {
         let mut apart = Vec::new();
         for window in &case.model.windows {
             let model = Model { windows: vec![window], ..case.model.clone() };
-            let single = Case::of(model, case.lateness.clone());
+            let single = Case::of(model, case.is_compared, case.lateness.clone());
             apart.extend(final_rows(&run(&single.deployment, 1, &script)?, 0)?);
         }
         apart.sort();

@@ -1,58 +1,46 @@
 //! The open windows of the groups that a worker owns.
 //!
-//! Per granularity a map from a window's end to its groups. A window is dropped whole when the
-//! watermark reaches its end, which costs no more than freeing it; until then every epoch brings out
-//! the rows of the groups that changed, and takes back what they were.
+//! Per granularity a map from a window's end to its groups. What an epoch brought of a pane is merged
+//! into the windows that hold the pane: one, or as many as a window that hops has hops. A window is
+//! dropped whole when the watermark reaches its end, which costs no more than freeing it; until then
+//! every epoch brings out the rows of the groups that changed, and takes back what they were. Where
+//! windows are compared, the rows of the last final one stay until the window after it is final.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
+use waterwheel_config::calendar::Window;
 use waterwheel_config::value::{Row, Value};
 use waterwheel_pipeline::contract::clock::{Clock, StateGauge, Watermark};
 use waterwheel_pipeline::contract::epoch::Epoch;
 use waterwheel_pipeline::contract::operator::RenderContext;
 
+use super::Plan;
 use super::combine::Partial;
-use super::{Plan, accumulators};
+use super::levels::Level;
+use super::open_window::{Group, OpenWindow};
 use crate::accumulator::Accumulator;
-use crate::key;
 use waterwheel_pipeline::contract::fold::Fold;
 use waterwheel_pipeline::contract::state::{Saver, StatePart, key_group};
 
-/// The state of an aggregate on one worker.
+/// The state of an aggregate with windows on one worker.
 pub(super) struct OpenWindows {
     plan: Arc<Plan>,
     clock: Clock,
     watermark: Watermark,
     gauge: StateGauge,
-    /// By level, then by the end of the window.
-    levels: Vec<BTreeMap<i64, OpenWindow>>,
+    levels: Vec<OpenLevel>,
 }
 
+/// The open windows of one granularity.
 #[derive(Default)]
-struct OpenWindow {
-    start: i64,
-    table: HashTable<u32>,
-    groups: Vec<Group>,
-    /// The indices of the groups that changed in the current epoch.
-    touched: Vec<u32>,
-    /// What the accumulators take beside themselves.
-    heap_bytes: usize,
-}
-
-struct Group {
-    hash: u64,
-    key: Box<[u8]>,
-    rows: i64,
-    accumulators: Vec<Accumulator>,
-    heap_bytes: usize,
-    /// The row that is out.
-    emitted: Option<Row>,
-    is_touched: bool,
-    /// True if it changed since it was last saved.
-    is_unsaved: bool,
+struct OpenLevel {
+    /// By their ends.
+    windows: BTreeMap<i64, OpenWindow>,
+    /// The moment last asked for, and the windows that hold it: neighbours mostly share them.
+    asked: Option<i64>,
+    found: Vec<Window>,
 }
 
 /// A group of a window as it is saved.
@@ -65,6 +53,8 @@ struct SavedGroup<'a> {
     key: &'a [u8],
     rows: i64,
     accumulators: &'a [Accumulator],
+    /// Of a window that is final: the row.
+    closed: Option<&'a Row>,
 }
 
 /// The same, given back.
@@ -77,11 +67,88 @@ struct RestoredGroup {
     key: Box<[u8]>,
     rows: i64,
     accumulators: Vec<Accumulator>,
+    closed: Option<Row>,
+}
+
+impl OpenLevel {
+    fn ask(&mut self, level: &Level, at: i64) {
+        if self.asked != Some(at) {
+            level.shape.windows(at, &mut self.found);
+            self.asked = Some(at);
+        }
+    }
+
+    fn apply(&mut self, piece: Partial, level: &Level, plan: &Plan, watermark_us: i64) {
+        self.ask(level, piece.start);
+        let Some((last, others)) = self.found.split_last() else {
+            return;
+        };
+        let mut apply = |window: Window, piece: Partial| {
+            debug_assert!(window.end > watermark_us, "an accepted event lies in open windows");
+            if window.end > watermark_us {
+                let open = self.windows.entry(window.end);
+                open.or_insert_with(|| OpenWindow::new(window)).apply(piece, plan);
+            }
+        };
+        // The last window takes the partial itself, the others a copy.
+        others.iter().for_each(|window| apply(*window, piece.clone()));
+        apply(*last, piece);
+    }
+
+    /// Brings out what changed; in the order of time, since the row of a window may be compared with
+    /// the one before it.
+    fn emit_compared(&mut self, level: &Level, plan: &Plan, output: &mut Vec<(Row, isize)>) {
+        let touched = self.windows.iter().filter(|(_, window)| window.is_touched());
+        let mut ends: BTreeSet<i64> = touched.map(|(end, _)| *end).collect();
+        let mut changed = Vec::new();
+        while let Some(end) = ends.pop_first() {
+            let Some(mut window) = self.windows.remove(&end) else {
+                continue;
+            };
+            let before = level.shape.previous(window.window);
+            let previous = self.windows.get(&before.end);
+            window.emit(plan, &level.granularity, previous, &mut changed, output);
+            let after = level.shape.next(window.window).end;
+            if let Some(next) = self.windows.get_mut(&after) {
+                next.touch_successors(&window, &changed);
+                if next.is_touched() {
+                    ends.insert(after);
+                }
+            }
+            changed.clear();
+            self.windows.insert(end, window);
+        }
+    }
+
+    fn close(&mut self, level: &Level, is_compared: bool, watermark_us: i64) {
+        while let Some(first) = self.windows.first_entry()
+            && *first.key() <= watermark_us
+            && !(is_compared && level.shape.next(first.get().window).end > watermark_us)
+        {
+            first.remove();
+        }
+        if is_compared {
+            let closed = self.windows.range_mut(..=watermark_us);
+            closed.filter(|(_, window)| !window.is_closed).for_each(|(_, window)| window.close());
+        }
+    }
+
+    fn restore_rows(&mut self, level: &Level, plan: &Plan) {
+        let ends: Vec<i64> = self.windows.keys().copied().collect();
+        for end in ends {
+            let Some(mut window) = self.windows.remove(&end) else {
+                continue;
+            };
+            let before = level.shape.previous(window.window);
+            window.restore_rows(plan, &level.granularity, self.windows.get(&before.end));
+            self.windows.insert(end, window);
+        }
+    }
 }
 
 impl OpenWindows {
     pub(super) fn new(plan: Arc<Plan>, context: &RenderContext) -> Self {
-        let levels = plan.levels.iter().map(|_| BTreeMap::new()).collect();
+        let levels = plan.levels.iter().map(|_| OpenLevel::default()).collect();
         Self {
             plan,
             clock: context.clock.clone(),
@@ -103,119 +170,64 @@ impl OpenWindows {
             let Some(piece) = piece else {
                 return;
             };
-            let window = self.plan.levels[level].period.window(piece.start);
-            debug_assert!(window.end > watermark_us, "an accepted event lies in an open window");
-            if window.end <= watermark_us {
-                continue;
-            }
-            let open = self.levels[level].entry(window.end).or_default();
-            open.start = window.start;
-            open.apply(piece, &self.plan);
+            self.levels[level].apply(piece, &self.plan.levels[level], &self.plan, watermark_us);
         }
     }
 
     fn emit(&mut self, output: &mut Vec<(Row, isize)>) {
-        for (level, windows) in self.plan.levels.iter().zip(&mut self.levels) {
-            for (end, window) in windows.iter_mut() {
-                let (start, touched) = (window.start, std::mem::take(&mut window.touched));
-                for index in touched {
-                    let group = &mut window.groups[index as usize];
-                    group.is_touched = false;
-                    let row = (group.rows > 0)
-                        .then(|| group.row(&self.plan, &level.granularity, start, *end));
-                    if row == group.emitted {
-                        continue;
-                    }
-                    if let Some(old) = std::mem::replace(&mut group.emitted, row.clone()) {
-                        output.push((old, -1));
-                    }
-                    output.extend(row.map(|row| (row, 1)));
-                    let heap_bytes = group.accumulators.iter().map(Accumulator::size_bytes).sum();
-                    window.heap_bytes = window.heap_bytes + heap_bytes - group.heap_bytes;
-                    group.heap_bytes = heap_bytes;
-                }
+        for (level, open) in self.plan.levels.iter().zip(&mut self.levels) {
+            if !self.plan.compared.is_empty() {
+                open.emit_compared(level, &self.plan, output);
+                continue;
+            }
+            for window in open.windows.values_mut() {
+                window.emit(&self.plan, &level.granularity, None, &mut Vec::new(), output);
             }
         }
     }
 
     fn close(&mut self, watermark_us: i64) {
-        for windows in &mut self.levels {
-            while let Some(first) = windows.first_entry()
-                && *first.key() <= watermark_us
-            {
-                first.remove();
-            }
+        let is_compared = !self.plan.compared.is_empty();
+        for (level, open) in self.plan.levels.iter().zip(&mut self.levels) {
+            open.close(level, is_compared, watermark_us);
         }
     }
 
     fn report(&self) {
-        let group_bytes = size_of::<Group>()
-            + 64
-            + self.plan.accumulators.len() * size_of::<Accumulator>()
-            + (3 + self.plan.readings.len()) * size_of::<Value>();
-        let windows = self.levels.iter().flat_map(BTreeMap::values);
-        let bytes = windows.map(|window| window.groups.len() * group_bytes + window.heap_bytes);
+        let row_bytes =
+            (3 + self.plan.readings.len() + 2 * self.plan.compared.len()) * size_of::<Value>();
+        let group_bytes = size_of::<Group>() + 64 + row_bytes;
+        let accumulators_bytes = self.plan.accumulators.len() * size_of::<Accumulator>();
+        let windows = self.levels.iter().flat_map(|level| level.windows.values());
+        let bytes = windows.map(|window| {
+            let accumulators_bytes = if window.is_closed { 0 } else { accumulators_bytes };
+            window.groups.len() * (group_bytes + accumulators_bytes) + window.heap_bytes
+        });
         self.gauge.set(bytes.sum());
     }
-}
 
-impl OpenWindow {
-    /// The index of a group; a new one is made where there is none.
-    fn group(&mut self, hash: u64, key: Box<[u8]>, plan: &Plan) -> u32 {
-        let groups = &self.groups;
-        let same = |index: &u32| {
-            let group = &groups[*index as usize];
-            group.hash == hash && group.key == key
+    fn take_back(&mut self, saved: RestoredGroup, watermark_us: i64) {
+        let index = usize::from(saved.level);
+        let (Some(level), Some(open)) = (self.plan.levels.get(index), self.levels.get_mut(index))
+        else {
+            return;
         };
-        if let Some(index) = self.table.find(hash, same) {
-            return *index;
-        }
-        let index = self.groups.len() as u32;
-        let rehash = |index: &u32| groups[*index as usize].hash;
-        self.table.insert_unique(hash, index, rehash);
-        self.groups.push(Group {
-            hash,
-            key,
-            rows: 0,
-            accumulators: accumulators(plan),
-            heap_bytes: 0,
-            emitted: None,
-            is_touched: false,
-            is_unsaved: false,
-        });
-        index
-    }
-
-    fn apply(&mut self, piece: Partial, plan: &Plan) {
-        let index = self.group(piece.hash, piece.key, plan);
-        let group = &mut self.groups[index as usize];
-        group.is_unsaved = true;
-        group.rows += piece.rows;
-        for (mine, theirs) in group.accumulators.iter_mut().zip(piece.accumulators) {
-            mine.merge(theirs);
-        }
-        if !std::mem::replace(&mut group.is_touched, true) {
-            self.touched.push(index);
-        }
-    }
-}
-
-impl Group {
-    fn row(&self, plan: &Plan, granularity: &Value, start: i64, end: i64) -> Row {
-        let head = [granularity.clone(), Value::Timestamp(start), Value::Timestamp(end)];
-        // The columns of the group are shared with the row that is out already.
-        let by = match &self.emitted {
-            Some(row) => {
-                let count = row.values().len() - 3 - plan.readings.len();
-                row.values()[3..3 + count].to_vec()
-            }
-            None => key::read_key(&self.key),
+        // A window that has closed since was dropped without being saved again.
+        let window = Window { start: saved.start, end: saved.end };
+        let until = match self.plan.compared.is_empty() {
+            true => window.end,
+            false => level.shape.next(window).end,
         };
-        let measures = plan
-            .readings
-            .iter()
-            .map(|(reading, accumulator)| reading.read(&self.accumulators[*accumulator]));
-        head.into_iter().chain(by).chain(measures).collect()
+        if until <= watermark_us {
+            return;
+        }
+        let open = open.windows.entry(saved.end).or_insert_with(|| OpenWindow::new(window));
+        let index = open.group(saved.hash, saved.key, &self.plan);
+        let group = &mut open.groups[index as usize];
+        group.rows = saved.rows;
+        group.accumulators = saved.accumulators;
+        group.emitted = saved.closed;
+        open.weigh(index);
     }
 }
 
@@ -236,8 +248,8 @@ impl Fold<Partial, Row> for OpenWindows {
     }
 
     fn save(&mut self, saver: &mut Saver) {
-        for (level, windows) in self.levels.iter_mut().enumerate() {
-            for (end, window) in windows {
+        for (level, open) in self.levels.iter_mut().enumerate() {
+            for window in open.windows.values_mut() {
                 for group in &mut window.groups {
                     let is_unsaved = std::mem::take(&mut group.is_unsaved);
                     let key_group = key_group(group.hash);
@@ -246,12 +258,13 @@ impl Fold<Partial, Row> for OpenWindows {
                     }
                     let saved = SavedGroup {
                         level: level as u16,
-                        start: window.start,
-                        end: *end,
+                        start: window.window.start,
+                        end: window.window.end,
                         hash: group.hash,
                         key: &group.key,
                         rows: group.rows,
                         accumulators: &group.accumulators,
+                        closed: group.emitted.as_ref().filter(|_| window.is_closed),
                     };
                     saver.put(key_group, &saved);
                 }
@@ -266,32 +279,9 @@ impl Fold<Partial, Row> for OpenWindows {
         let watermark_us = self.clock.after(epoch, &self.watermark);
         part.restore(|saved: RestoredGroup| self.take_back(saved, watermark_us));
         // A group may have been saved again and again; only its last row is out.
-        for (level, windows) in self.plan.levels.iter().zip(&mut self.levels) {
-            for (end, window) in windows {
-                let start = window.start;
-                for group in window.groups.iter_mut().filter(|group| group.rows > 0) {
-                    group.emitted = Some(group.row(&self.plan, &level.granularity, start, *end));
-                }
-            }
+        for (level, open) in self.plan.levels.iter().zip(&mut self.levels) {
+            open.restore_rows(level, &self.plan);
         }
-    }
-}
-
-impl OpenWindows {
-    fn take_back(&mut self, saved: RestoredGroup, watermark_us: i64) {
-        // A window that has closed since was dropped without being saved again.
-        let windows = self.levels.get_mut(usize::from(saved.level));
-        let Some(windows) = windows.filter(|_| saved.end > watermark_us) else {
-            return;
-        };
-        let window = windows.entry(saved.end).or_default();
-        window.start = saved.start;
-        let index = window.group(saved.hash, saved.key, &self.plan);
-        let group = &mut window.groups[index as usize];
-        group.rows = saved.rows;
-        group.accumulators = saved.accumulators;
-        let heap_bytes = group.accumulators.iter().map(Accumulator::size_bytes).sum();
-        window.heap_bytes = window.heap_bytes + heap_bytes - group.heap_bytes;
-        group.heap_bytes = heap_bytes;
+        self.close(watermark_us);
     }
 }

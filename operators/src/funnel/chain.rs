@@ -1,98 +1,130 @@
-//! The fold of one user's events in one reporting period.
+//! How far one user got in one reporting period, for funnels whose steps come one after another.
 //!
 //! `L[i]` is the path of the latest chain that reached step i. An event is applied to the steps it
-//! matches from high to low, so that it is used once in a chain. This is ClickHouse's `windowFunnel`
-//! in its default mode: since a later start leaves more time, the latest chain dominates.
+//! matches from high to low, so that it is used once in a chain. Of an *ordered* funnel this is
+//! ClickHouse's `windowFunnel` in its default mode: since a later start leaves more time, the latest
+//! chain dominates. Of a *strict* one a chain lives from event to event: at any event at most one
+//! attempt is at each step, the one that began so many events before.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::steps::StepEvent;
+use super::{Order, Rules};
 
-/// The times of a chain's events, by step.
-pub(super) type Path = Vec<i64>;
+/// The times of a chain's events, by step, and what its first event says of the breakdown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Path {
+    pub(super) times: Vec<i64>,
+    pub(super) breakdown: Option<Arc<str>>,
+}
 
 /// How far a user has got.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Chains {
-    /// By step; shorter while no chain has got that far.
-    latest: Vec<Option<Path>>,
+    /// `L[0]`, `L[1]`, ... one after another, as far as any chain got: of step i there are i + 1 times.
+    times: Vec<i64>,
+    /// What the first event of each says of the breakdown; empty where there is none.
+    breakdowns: Vec<Option<Arc<str>>>,
+    /// The steps, as bits, whose `L[i]` may still go on; what stands in the others is of no meaning.
+    live: u32,
     /// The first path to reach the highest level so far.
-    pub(super) best: Path,
+    best: Path,
+}
+
+/// Where `L[step]` begins.
+fn begin(step: usize) -> usize {
+    step * (step + 1) / 2
+}
+
+/// The steps in a set of bits.
+pub(super) fn steps_of(mut bits: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let step = 31u32.checked_sub(bits.leading_zeros())?;
+        bits &= !(1 << step);
+        Some(step as usize)
+    })
 }
 
 impl Chains {
     /// Applies the next event in order. `may_enter`: it lies inside the period.
-    pub(super) fn apply(&mut self, event: &StepEvent, within_us: i64, may_enter: bool) {
-        let mut steps = event.steps;
-        while steps != 0 {
-            let step = 31 - steps.leading_zeros();
-            steps &= !(1 << step);
-            let step = step as usize;
-            let path = if step == 0 {
+    pub(super) fn apply(&mut self, event: &StepEvent, rules: &Rules, may_enter: bool) {
+        // Of a strict funnel, what does not go on with this event is over.
+        let mut live = if rules.order == Order::Strict { 0 } else { self.live };
+        // From high to low: what a step goes on from is still as it was before the event.
+        for step in steps_of(event.steps) {
+            let (at, end) = (begin(step), begin(step + 1));
+            if step == 0 {
                 if !may_enter {
                     continue;
                 }
-                vec![event.time_us]
-            } else {
-                let Some(Some(before)) = self.latest.get(step - 1) else {
-                    continue;
-                };
-                if event.time_us.saturating_sub(before[0]) > within_us {
-                    continue;
+            } else if self.live & (1 << (step - 1)) == 0
+                || event.time_us.saturating_sub(self.times[begin(step - 1)]) > rules.within_us
+            {
+                continue;
+            }
+            if self.times.len() < end {
+                self.times.resize(end, 0);
+            }
+            self.times.copy_within(begin(step.saturating_sub(1))..at, at);
+            self.times[end - 1] = event.time_us;
+            if rules.has_breakdown {
+                if self.breakdowns.len() <= step {
+                    self.breakdowns.resize(step + 1, None);
                 }
-                let mut path = Vec::with_capacity(step + 1);
-                path.extend_from_slice(before);
-                path.push(event.time_us);
-                path
-            };
-            if self.best.len() < path.len() {
-                self.best.clone_from(&path);
+                self.breakdowns[step] = match step {
+                    0 => event.breakdown.clone(),
+                    _ => self.breakdowns[step - 1].clone(),
+                };
             }
-            if self.latest.len() <= step {
-                self.latest.resize(step + 1, None);
+            live |= 1 << step;
+            if self.best.times.len() <= step {
+                self.best = self.path(step);
             }
-            self.latest[step] = Some(path);
         }
+        self.live = live;
+        self.forget(event.time_us, rules);
+    }
+
+    /// Forgets the chains that no event from this time on can go on with.
+    fn forget(&mut self, time_us: i64, rules: &Rules) {
+        for step in steps_of(self.live) {
+            let is_over = time_us.saturating_sub(self.times[begin(step)]) > rules.within_us;
+            if is_over || step + 1 == rules.steps {
+                self.live &= !(1 << step);
+            }
+        }
+    }
+
+    fn path(&self, step: usize) -> Path {
+        let times = self.times[begin(step)..begin(step + 1)].to_vec();
+        Path { times, breakdown: self.breakdowns.get(step).cloned().flatten() }
+    }
+
+    /// The user's path.
+    pub(super) fn best(&self) -> &Path {
+        &self.best
+    }
+
+    /// True if it is as it was before the first event, as far as later ones go.
+    pub(super) fn is_idle(&self) -> bool {
+        self.live == 0 && self.best.times.is_empty()
+    }
+
+    /// True if the same will come of both, whatever follows.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.live == other.live
+            && self.best == other.best
+            && steps_of(self.live).all(|step| {
+                let times = begin(step)..begin(step + 1);
+                self.times[times.clone()] == other.times[times]
+                    && self.breakdowns.get(step) == other.breakdowns.get(step)
+            })
     }
 
     /// About how many bytes it takes beside itself.
     pub(super) fn size_bytes(&self) -> usize {
-        let paths = self.latest.iter().flatten().map(|path| 8 * path.capacity());
-        paths.sum::<usize>() + self.latest.capacity() * 24 + self.best.capacity() * 8
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(events: &[(i64, u32)], within_us: i64) -> Path {
-        let mut chains = Chains::default();
-        for (index, (time_us, steps)) in events.iter().enumerate() {
-            let event = StepEvent {
-                time_us: *time_us,
-                lowest_step: steps.trailing_zeros() as u8,
-                source: 0,
-                sequence: index as u128,
-                steps: *steps,
-            };
-            chains.apply(&event, within_us, true);
-        }
-        chains.best
-    }
-
-    #[test]
-    fn the_rules_of_an_ordered_funnel() {
-        // One event that matches two steps is used once in a chain.
-        assert_eq!(run(&[(1, 0b11)], 10), [1]);
-        assert_eq!(run(&[(1, 0b11), (2, 0b11)], 10), [1, 2]);
-        // The window is inclusive, and counts from the first step.
-        assert_eq!(run(&[(0, 1), (5, 2), (10, 4)], 10), [0, 5, 10]);
-        assert_eq!(run(&[(0, 1), (5, 2), (11, 4)], 10), [0, 5]);
-        // A later start takes over; the first path to reach the level is the user's.
-        assert_eq!(run(&[(0, 1), (8, 1), (12, 2), (13, 2)], 10), [8, 12]);
-        assert_eq!(run(&[(0, 1), (2, 2), (5, 1), (6, 2)], 10), [0, 2]);
-        // Steps out of order do not count.
-        assert_eq!(run(&[(0, 2), (1, 1)], 10), [1]);
+        (self.times.capacity() + self.best.times.capacity()) * 8 + self.breakdowns.capacity() * 16
     }
 }

@@ -11,11 +11,11 @@ use waterwheel_pipeline::contract::event::EventBatch;
 use waterwheel_pipeline::contract::fold::Fold;
 use waterwheel_pipeline::contract::operator::RowView;
 
-use super::Plan;
+use super::{Order, Plan};
 use crate::key;
 
-/// An event of a user that matches at least one step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// An event of a user that counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct UserEvent {
     /// Stands for the user (see [`key::identity`]).
     pub(super) user: u128,
@@ -23,15 +23,32 @@ pub(super) struct UserEvent {
 }
 
 /// What of an event counts in a funnel. The order of the fields is the order of events (SPEC 4):
-/// time, lowest matching step, source, sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// time, lowest matching step with none last, source, sequence.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct StepEvent {
     pub(super) time_us: i64,
     pub(super) lowest_step: u8,
     pub(super) source: u16,
-    pub(super) sequence: u128,
-    /// The steps that it matches, as bits.
+    /// Two halves, the upper one first, so that the whole takes less space.
+    pub(super) sequence: (u64, u64),
+    /// The steps that it matches, as bits; only a strict funnel has events that match none.
     pub(super) steps: u32,
+    /// What it says of the breakdown, if a path may begin with it.
+    pub(super) breakdown: Option<Arc<str>>,
+}
+
+impl StepEvent {
+    pub(super) fn new(time_us: i64, source: u16, sequence: u128, steps: u32) -> Self {
+        Self {
+            time_us,
+            // None is 32, after all steps.
+            lowest_step: steps.trailing_zeros() as u8,
+            source,
+            sequence: ((sequence >> 64) as u64, sequence as u64),
+            steps,
+            breakdown: None,
+        }
+    }
 }
 
 /// Rows of operators come after the events of all sources.
@@ -68,12 +85,19 @@ impl FindSteps {
                 steps |= 1 << index;
             }
         }
-        if steps == 0 {
+        let order = self.plan.rules.order;
+        // Between the steps of a strict funnel every event counts.
+        if steps == 0 && order != Order::Strict {
             return None;
         }
         let user = key::identity(&input.user.eval(item))?;
-        let lowest_step = steps.trailing_zeros() as u8;
-        let event = StepEvent { time_us, lowest_step, source, sequence: sequence(), steps };
+        let mut event = StepEvent::new(time_us, source, sequence(), steps);
+        if let Some(breakdown) = &input.breakdown
+            && order.may_begin(steps)
+        {
+            event.breakdown =
+                breakdown.eval(item).canonical_text().map(|text| text.as_ref().into());
+        }
         Some(UserEvent { user, event })
     }
 }

@@ -9,6 +9,9 @@ use waterwheel_config::units::parse_duration;
 use waterwheel_config::value::Value;
 use waterwheel_pipeline::graph::Deployment;
 
+mod history;
+mod truth;
+
 use crate::testing::{
     Cell, Event, Expected, ExpectedRows, Holds, Item, Message, Model, Prefix, Random, Script,
     Timeline, cases, check, check_random_cuts, check_same_rows, deployment, lateness_us, naive,
@@ -36,9 +39,12 @@ const CONDITIONS: [Option<(&str, Holds)>; 3] = [
     Some(("properties.amount IS NOT NULL", |e| Some(!e.get("properties.amount").is_null()))),
 ];
 
+const ORDERS: [&str; 3] = ["ordered", "strict", "any"];
+
 /// What of an item counts in a funnel.
 #[derive(Clone, Debug)]
 struct Entry {
+    breakdown: Value,
     user: String,
     time_us: i64,
     source: usize,
@@ -57,7 +63,12 @@ struct Funnel {
     steps: Vec<StepModel>,
     within: &'static str,
     window: &'static str,
+    order: &'static str,
+    breakdown: Option<&'static str>,
 }
+
+/// The times of a user's path, and what its first event says of the breakdown.
+type Path = (Vec<i64>, Value);
 
 impl Funnel {
     fn toml(&self, name: &str) -> String {
@@ -75,6 +86,12 @@ impl Funnel {
         }
         if let Some((condition, _)) = self.condition {
             toml += &format!("where = \"{condition}\"\n");
+        }
+        if self.order != "ordered" {
+            toml += &format!("order = \"{}\"\n", self.order);
+        }
+        if let Some(breakdown) = self.breakdown {
+            toml += &format!("breakdown = \"{breakdown}\"\n");
         }
         let step =
             |(name, sql, _): &StepModel| format!("{{ name = \"{name}\", where = \"{sql}\" }}");
@@ -95,11 +112,23 @@ impl Funnel {
         let matches = |step: &usize| self.steps[*step].2(item) == Some(true);
         let steps: Vec<usize> = (0..self.steps.len()).filter(matches).collect();
         let user = item.get(self.by).canonical()?;
-        self.passes(item).then_some(Entry { user, time_us, source, sequence, steps })
+        let breakdown = self.breakdown.map_or(Value::Null, |path| item.get(path).text_value());
+        self.passes(item).then_some(Entry { breakdown, user, time_us, source, sequence, steps })
     }
 
+    /// True if a text is too long for the key that it is wanted for: a user's, or the breakdown of an
+    /// event that a path may begin with.
     fn is_dead(&self, event: &Event) -> bool {
-        self.passes(event) && event.get(self.by).canonical().is_some_and(|user| user.len() > 1024)
+        let is_long =
+            |name: &str| event.get(name).canonical().is_some_and(|text| text.len() > 1024);
+        let begins = |index: usize| self.steps[index].2(event) == Some(true);
+        let may_begin = match self.order {
+            "any" => (0..self.steps.len()).any(begins),
+            _ => begins(0),
+        };
+        let has_user = !event.get(self.by).is_null();
+        let needs_breakdown = self.breakdown.filter(|_| may_begin && has_user);
+        self.passes(event) && (is_long(self.by) || needs_breakdown.is_some_and(is_long))
     }
 
     /// The rows of all entries.
@@ -108,7 +137,7 @@ impl Funnel {
         for entry in entries {
             users.entry(&entry.user).or_default().push(entry);
         }
-        let mut paths: BTreeMap<(i64, i64), Vec<Vec<i64>>> = BTreeMap::new();
+        let mut paths: BTreeMap<(i64, i64, Value), Vec<Vec<i64>>> = BTreeMap::new();
         for mut entries in users.into_values() {
             entries.sort_by_key(|entry| {
                 let lowest = entry.steps.first().copied().unwrap_or(usize::MAX);
@@ -119,35 +148,44 @@ impl Funnel {
                 .map(|entry| naive::window(self.window, self.zone, entry.time_us))
                 .collect();
             for period in periods {
-                if let Some(path) = self.path(&entries, period) {
-                    paths.entry(period).or_default().push(path);
+                let path = match self.order {
+                    "ordered" => self.ordered(&entries, period),
+                    "strict" => self.strict(&entries, period),
+                    _ => self.any(&entries, period),
+                };
+                if let Some((path, breakdown)) = path {
+                    paths.entry((period.0, period.1, breakdown)).or_default().push(path);
                 }
             }
         }
-        paths.into_iter().flat_map(|(period, paths)| self.rows(period, &paths)).collect()
+        paths.into_iter().flat_map(|(group, paths)| self.rows(&group, &paths)).collect()
+    }
+
+    fn within_us(&self) -> i64 {
+        parse_duration(self.within).expect("a duration")
     }
 
     /// The path of a user in a period: the rule of SPEC 4, word by word.
-    fn path(&self, entries: &[&Entry], (start_us, end_us): (i64, i64)) -> Option<Vec<i64>> {
-        let within_us = parse_duration(self.within).expect("a duration");
-        let mut chains: Vec<Option<Vec<i64>>> = vec![None; self.steps.len()];
-        let mut best: Option<Vec<i64>> = None;
+    fn ordered(&self, entries: &[&Entry], (start_us, end_us): (i64, i64)) -> Option<Path> {
+        let mut chains: Vec<Option<Path>> = vec![None; self.steps.len()];
+        let mut best: Option<Path> = None;
         for entry in entries {
             for &step in entry.steps.iter().rev() {
                 if step == 0 {
                     if (start_us..end_us).contains(&entry.time_us) {
-                        chains[0] = Some(vec![entry.time_us]);
+                        chains[0] = Some((vec![entry.time_us], entry.breakdown.clone()));
                     } else {
                         continue;
                     }
-                } else if let Some(before) = chains[step - 1].clone()
-                    && entry.time_us - before[0] <= within_us
+                } else if let Some((before, breakdown)) = chains[step - 1].clone()
+                    && entry.time_us - before[0] <= self.within_us()
                 {
-                    chains[step] = Some(before.into_iter().chain([entry.time_us]).collect());
+                    let times = before.into_iter().chain([entry.time_us]).collect();
+                    chains[step] = Some((times, breakdown));
                 } else {
                     continue;
                 }
-                if best.as_ref().is_none_or(|best| best.len() < step + 1) {
+                if best.as_ref().is_none_or(|(best, _)| best.len() < step + 1) {
                     best.clone_from(&chains[step]);
                 }
             }
@@ -155,7 +193,52 @@ impl Funnel {
         best
     }
 
-    fn rows(&self, (start_us, end_us): (i64, i64), paths: &[Vec<i64>]) -> ExpectedRows {
+    /// From each entry the very next event must match the next step; the best attempt wins, the
+    /// earliest among equals.
+    fn strict(&self, entries: &[&Entry], (start_us, end_us): (i64, i64)) -> Option<Path> {
+        let mut best: Option<Path> = None;
+        for (first, entry) in entries.iter().enumerate() {
+            if !(start_us..end_us).contains(&entry.time_us) || !entry.steps.contains(&0) {
+                continue;
+            }
+            let goes_on = |(step, next): &(usize, &&Entry)| {
+                next.steps.contains(step) && next.time_us - entry.time_us <= self.within_us()
+            };
+            let attempt = entries[first + 1..].iter().enumerate().map(|(at, next)| (at + 1, next));
+            let rest = attempt.take(self.steps.len() - 1).take_while(goes_on);
+            let times: Vec<i64> =
+                [entry.time_us].into_iter().chain(rest.map(|(_, next)| next.time_us)).collect();
+            if best.as_ref().is_none_or(|(best, _)| best.len() < times.len()) {
+                best = Some((times, entry.breakdown.clone()));
+            }
+        }
+        best
+    }
+
+    /// From each entry, which matches any step, the distinct steps seen within the window; the best
+    /// entry wins, the earliest among equals.
+    fn any(&self, entries: &[&Entry], (start_us, end_us): (i64, i64)) -> Option<Path> {
+        let mut best: Option<Path> = None;
+        for (first, entry) in entries.iter().enumerate() {
+            if !(start_us..end_us).contains(&entry.time_us) || entry.steps.is_empty() {
+                continue;
+            }
+            let (mut seen, mut times) = (BTreeSet::new(), Vec::new());
+            for next in &entries[first..] {
+                if next.time_us - entry.time_us <= self.within_us() {
+                    let new = next.steps.iter().filter(|step| seen.insert(**step));
+                    times.extend(new.map(|_| next.time_us));
+                }
+            }
+            if best.as_ref().is_none_or(|(best, _)| best.len() < times.len()) {
+                best = Some((times, entry.breakdown.clone()));
+            }
+        }
+        best
+    }
+
+    fn rows(&self, group: &(i64, i64, Value), paths: &[Vec<i64>]) -> ExpectedRows {
+        let (start_us, end_us, breakdown) = group;
         let users = |step: usize| paths.iter().filter(|path| path.len() > step).count();
         let ratio = |part: usize, whole: usize| (whole > 0).then(|| part as f64 / whole as f64);
         let average = |step: usize, from: fn(&[i64], usize) -> i64| {
@@ -168,19 +251,28 @@ impl Funnel {
         let row = |(step, (name, _, _)): (usize, &StepModel)| {
             let conversion =
                 if step == 0 { Some(1.0) } else { ratio(users(step), users(step - 1)) };
-            let row = vec![
-                Expected::Is(Value::Timestamp(start_us)),
-                Expected::Is(Value::Timestamp(end_us)),
-                Expected::bigint(step as i64 + 1),
-                Expected::Is(Value::text(name)),
-                Expected::bigint(users(step) as i64),
-                Expected::near(conversion),
-                Expected::near(conversion.map(|conversion| 1.0 - conversion)),
-                Expected::near(ratio(users(step), users(0))),
-                average(step, |path, step| path[step.saturating_sub(1)]),
-                average(step, |path, _| path[0]),
-            ];
-            (vec![Value::Timestamp(start_us), Value::Bigint(step as i64 + 1)], row)
+            let number = Value::Bigint(step as i64 + 1);
+            let name = match self.order {
+                "any" => format!("{} of {}", step + 1, self.steps.len()),
+                _ => (*name).to_owned(),
+            };
+            let start = Value::Timestamp(*start_us);
+            let breakdown = self.breakdown.map(|_| breakdown.clone());
+            let row = [start.clone(), Value::Timestamp(*end_us)]
+                .into_iter()
+                .chain(breakdown.clone())
+                .chain([number.clone(), Value::text(&name)])
+                .map(Expected::Is)
+                .chain([
+                    Expected::bigint(users(step) as i64),
+                    Expected::near(conversion),
+                    Expected::near(conversion.map(|conversion| 1.0 - conversion)),
+                    Expected::near(ratio(users(step), users(0))),
+                    average(step, |path, step| path[step.saturating_sub(1)]),
+                    average(step, |path, _| path[0]),
+                ])
+                .collect();
+            ([start].into_iter().chain(breakdown).chain([number]).collect(), row)
         };
         self.steps.iter().enumerate().map(row).collect()
     }
@@ -207,6 +299,8 @@ impl Case {
             steps: random.some(&STEPS, 2, 5),
             within: random.pick(&["0s", "10s", "5m", "1h", "1d", "1w"]),
             window: random.pick(&["1m", "15m", "1h", "1d", "1w", "1mo"]),
+            order: random.pick(&ORDERS),
+            breakdown: random.pick(&[None, Some("properties.venue"), Some("event_type")]),
         };
         let deployment = deployment(&lateness, &funnel.toml("steps")).expect("a deployment");
         Self { funnel, lateness, deployment }
@@ -246,9 +340,13 @@ fn log(random: &mut Random, count: usize, zone: Tz, lateness_us: &[i64]) -> Vec<
         }
         let kind = random.pick(&["visit", "visit", "signup", "order", "fill", "other"]);
         let amount = random.pick(&["1", "2.5", "3", "4", "null", "\"5\"", "true"]);
+        let mut venue = random.pick(&["\"X\"", "\"Y\"", "1", "1.0", "null"]).to_owned();
+        if has_bad_messages && random.once_in(15) {
+            venue = format!("\"{}\"", "v".repeat(random.pick(&[1024, 1025])));
+        }
         let payload = format!(
             "{{\"timestamp\":{},\"event_type\":\"{kind}\",\"user_id\":{user},\"session_id\":{},\
-             \"properties\":{{\"amount\":{amount}}}}}",
+             \"properties\":{{\"amount\":{amount},\"venue\":{venue}}}}}",
             Timeline::spell(time_us, random),
             random.pick(&USERS[..users])
         );
@@ -291,7 +389,7 @@ fn a_funnel_over_changing_rows_equals_the_rules() {
     cases("a funnel over changing rows equals the rules", 150, |random| {
         let lateness = random.pick(&["0s", "30s", "10m"]);
         let windows = random.pick(&[vec!["1m"], vec!["10m", "15m"], vec!["1d"]]);
-        let model = Model::trades_per_user(windows);
+        let model = Model::trades_per_user(windows.clone());
         let mut steps = ROW_STEPS.to_vec();
         if random.once_in(2) {
             steps.reverse();
@@ -305,6 +403,12 @@ fn a_funnel_over_changing_rows_equals_the_rules() {
             steps,
             within: random.pick(&["0s", "5m", "1h", "1d", "1w"]),
             window: random.pick(&["1m", "1h", "1d", "1mo"]),
+            order: random.pick(&ORDERS),
+            // Where a user has one row at a time, it may be one that changes.
+            breakdown: match windows.len() {
+                1 => random.pick(&[None, Some("user_id"), Some("trades")]),
+                _ => random.pick(&[None, Some("user_id")]),
+            },
         };
         let operators = model.toml("per_user") + &funnel.toml("steps");
         let deployment = deployment(&[lateness], &operators).expect("a deployment");

@@ -1,6 +1,6 @@
 //! How far the users of a reporting period got, all together, and the rows that say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,19 +12,22 @@ use waterwheel_pipeline::contract::operator::RenderContext;
 use waterwheel_pipeline::contract::state::{Saver, StatePart, key_group};
 
 use super::Plan;
-use super::chain::Path;
 use crate::key;
 
-/// A reporting period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(super) struct PeriodKey {
+/// A reporting period, and a value of the breakdown.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct TotalsKey {
     pub(super) start: i64,
     pub(super) end: i64,
+    /// NULL is a value of its own; without a breakdown it is the only one.
+    pub(super) breakdown: Option<Arc<str>>,
 }
 
-impl PeriodKey {
+impl TotalsKey {
     pub(super) fn hash(&self) -> u64 {
-        key::hash(&self.start.to_le_bytes())
+        let mut bytes = self.start.to_le_bytes().to_vec();
+        bytes.extend(self.breakdown.as_deref().unwrap_or_default().as_bytes());
+        key::hash(&bytes)
     }
 }
 
@@ -46,7 +49,7 @@ impl Totals {
     }
 
     /// Counts a user's path `times` times; negative to take it back.
-    pub(super) fn add(&mut self, path: &Path, times: i64) {
+    pub(super) fn add(&mut self, path: &[i64], times: i64) {
         for (step, time_us) in path.iter().enumerate() {
             self.users[step] += times;
             let previous_us = path[step.saturating_sub(1)];
@@ -72,7 +75,7 @@ impl Totals {
         }
     }
 
-    fn rows(&self, key: PeriodKey, names: &[Value]) -> Vec<Row> {
+    fn rows(&self, key: &TotalsKey, plan: &Plan) -> Vec<Row> {
         let entered = self.users[0];
         if entered <= 0 {
             return Vec::new();
@@ -90,18 +93,22 @@ impl Totals {
                     _ => Value::double(sum_us as f64 / 1e6 / users as f64),
                 };
                 let rate = |rate: Option<f64>| rate.map_or(Value::Null, Value::double);
-                Row::from(vec![
-                    Value::Timestamp(key.start),
-                    Value::Timestamp(key.end),
+                let breakdown = plan.rules.has_breakdown.then(|| match &key.breakdown {
+                    Some(value) => Value::Text(value.clone()),
+                    None => Value::Null,
+                });
+                let head = [Value::Timestamp(key.start), Value::Timestamp(key.end)];
+                let counted = [
                     Value::Bigint(step as i64 + 1),
-                    names[step].clone(),
+                    plan.step_names[step].clone(),
                     Value::Bigint(users),
                     rate(conversion),
                     rate(conversion.map(|conversion| 1.0 - conversion)),
                     rate(ratio(users, entered)),
                     seconds(self.from_previous_us[step]),
                     seconds(self.from_first_us[step]),
-                ])
+                ];
+                head.into_iter().chain(breakdown).chain(counted).collect()
             })
             .collect()
     }
@@ -117,7 +124,7 @@ pub(super) struct PeriodTotals {
     plan: Arc<Plan>,
     clock: Clock,
     watermark: Watermark,
-    periods: BTreeMap<PeriodKey, OpenTotals>,
+    periods: BTreeMap<TotalsKey, OpenTotals>,
 }
 
 struct OpenTotals {
@@ -136,29 +143,27 @@ impl PeriodTotals {
     }
 }
 
-impl Fold<(PeriodKey, Totals), Row> for PeriodTotals {
+impl Fold<(TotalsKey, Totals), Row> for PeriodTotals {
     fn epoch(
         &mut self,
         epoch: Epoch,
-        changes: Vec<((PeriodKey, Totals), isize)>,
+        changes: Vec<((TotalsKey, Totals), isize)>,
         output: &mut Vec<(Row, isize)>,
     ) {
-        let mut touched: Vec<PeriodKey> = Vec::new();
+        let mut touched: BTreeSet<TotalsKey> = BTreeSet::new();
         for ((key, change), _) in changes {
-            let open = self.periods.entry(key).or_insert_with(|| OpenTotals {
-                totals: Totals::new(self.plan.step_names.len()),
+            let open = self.periods.entry(key.clone()).or_insert_with(|| OpenTotals {
+                totals: Totals::new(self.plan.rules.steps),
                 emitted: Vec::new(),
             });
             open.totals.merge(&change);
-            if !touched.contains(&key) {
-                touched.push(key);
-            }
+            touched.insert(key);
         }
         for key in touched {
             let Some(open) = self.periods.get_mut(&key) else {
                 continue;
             };
-            let rows = open.totals.rows(key, &self.plan.step_names);
+            let rows = open.totals.rows(&key, &self.plan);
             if rows != open.emitted {
                 output.extend(
                     std::mem::replace(&mut open.emitted, rows.clone())
@@ -169,12 +174,13 @@ impl Fold<(PeriodKey, Totals), Row> for PeriodTotals {
             }
         }
         let watermark_us = self.clock.after(epoch, &self.watermark);
-        let within_us = self.plan.within_us;
+        let within_us = self.plan.rules.within_us;
         self.periods.retain(|key, _| key.end.saturating_add(within_us) > watermark_us);
     }
 
     fn save(&mut self, saver: &mut Saver) {
-        // There are as many as open periods: few enough to be saved whole each time.
+        // There are as many as open periods, times the values of a breakdown: few enough to be saved
+        // whole each time. One that fell back to nothing stays, so that its record is overwritten.
         for (key, open) in &self.periods {
             saver.put(key_group(key.hash()), &(key, &open.totals));
         }
@@ -185,11 +191,11 @@ impl Fold<(PeriodKey, Totals), Row> for PeriodTotals {
             return;
         };
         let watermark_us = self.clock.after(epoch, &self.watermark);
-        let within_us = self.plan.within_us;
-        part.restore(|(key, totals): (PeriodKey, Totals)| {
+        let within_us = self.plan.rules.within_us;
+        part.restore(|(key, totals): (TotalsKey, Totals)| {
             // A period that is final has been dropped.
             if key.end.saturating_add(within_us) > watermark_us {
-                let emitted = totals.rows(key, &self.plan.step_names);
+                let emitted = totals.rows(&key, &self.plan);
                 self.periods.insert(key, OpenTotals { totals, emitted });
             }
         });

@@ -1,11 +1,9 @@
-//! The users that a worker owns: per reporting period a fold of each user's events, exact under
-//! events out of order.
+//! The users that a worker owns: per reporting period a fold of each user's events ([`Timeline`]).
 //!
-//! Events before the watermark can no longer change: they are folded once into a sealed state. Those
-//! after it are kept in order; one that comes in order costs one step, one that comes out of order
-//! refolds only what is not sealed. A period is dropped whole once no chain of it can grow.
+//! A period is dropped whole once no chain of it can grow.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -16,10 +14,12 @@ use waterwheel_pipeline::contract::fold::Fold;
 use waterwheel_pipeline::contract::operator::RenderContext;
 use waterwheel_pipeline::contract::state::{Saver, StatePart, key_group};
 
-use super::Plan;
-use super::chain::{Chains, Path};
+use super::chain::Path;
+use super::progress::Progress;
 use super::steps::{StepEvent, UserEvent};
-use super::totals::{PeriodKey, Totals};
+use super::timeline::Timeline;
+use super::totals::{Totals, TotalsKey};
+use super::{Order, Plan, Rules};
 use crate::accumulator::Identities;
 
 /// The state of a funnel's users on one worker.
@@ -30,6 +30,8 @@ pub(super) struct UserChains {
     gauge: StateGauge,
     /// By the start of the period.
     periods: BTreeMap<i64, OpenPeriod>,
+    /// The users, by period, who keep events, with the watermark from which on they need not.
+    pending: BinaryHeap<Reverse<(i64, i64, u128)>>,
 }
 
 struct OpenPeriod {
@@ -40,20 +42,18 @@ struct OpenPeriod {
     heap_bytes: usize,
 }
 
-#[derive(Default)]
 struct UserCell {
-    /// All events before the watermark at which the cell was last touched.
-    sealed: Chains,
-    /// The others, in order, with how often each came.
-    pending: Vec<(StepEvent, isize)>,
-    /// Sealed and pending together; `None` where it must be folded again.
-    tail: Option<Chains>,
+    timeline: Timeline,
     /// The path that counts in the totals.
     counted: Path,
     heap_bytes: usize,
     is_touched: bool,
     /// True if it changed since it was last saved.
     is_unsaved: bool,
+    /// True while it stands in [`UserChains::pending`].
+    is_pending: bool,
+    /// True once the path leads to the last step and cannot change any more.
+    is_settled: bool,
 }
 
 /// A user of a period as it is saved.
@@ -62,9 +62,11 @@ struct SavedUser<'a> {
     start: i64,
     end: i64,
     user: u128,
-    sealed: &'a Chains,
-    pending: &'a [(StepEvent, isize)],
     counted: &'a Path,
+    is_settled: bool,
+    progress: &'a Progress,
+    history: &'a VecDeque<StepEvent>,
+    events: Vec<&'a (StepEvent, isize)>,
 }
 
 /// The same, given back.
@@ -73,16 +75,88 @@ struct RestoredUser {
     start: i64,
     end: i64,
     user: u128,
-    sealed: Chains,
-    pending: Vec<(StepEvent, isize)>,
     counted: Path,
+    is_settled: bool,
+    progress: Progress,
+    history: Vec<StepEvent>,
+    events: Vec<(StepEvent, isize)>,
 }
 
 impl OpenPeriod {
     fn new(window: Window) -> Self {
         Self { window, users: HashMap::default(), touched: Vec::new(), heap_bytes: 0 }
     }
+
+    fn insert(
+        &mut self,
+        user: u128,
+        event: StepEvent,
+        times: isize,
+        watermark_us: i64,
+        rules: &Rules,
+    ) {
+        let cell = self.users.entry(user).or_insert_with(|| UserCell::new(Progress::new(rules)));
+        if !std::mem::replace(&mut cell.is_touched, true) {
+            self.touched.push(user);
+            cell.seal(watermark_us, rules, self.window);
+        }
+        if !cell.is_settled {
+            cell.timeline.insert(event, times, rules, self.window);
+        }
+    }
+
+    /// Notes how much space a user takes.
+    fn measure(&mut self, user: u128) {
+        if let Some(cell) = self.users.get_mut(&user) {
+            let heap_bytes = cell.timeline.size_bytes() + cell.counted.times.capacity() * 8;
+            self.heap_bytes = self.heap_bytes + heap_bytes - cell.heap_bytes;
+            cell.heap_bytes = heap_bytes;
+        }
+    }
 }
+
+impl UserCell {
+    fn new(progress: Progress) -> Self {
+        Self {
+            timeline: Timeline::new(progress),
+            counted: Path::default(),
+            heap_bytes: 0,
+            is_touched: false,
+            is_unsaved: false,
+            is_pending: false,
+            is_settled: false,
+        }
+    }
+
+    /// Folds what lies before the watermark for good.
+    fn seal(&mut self, watermark_us: i64, rules: &Rules, window: Window) {
+        self.timeline.seal(watermark_us, rules, window);
+        let Path { times, .. } = &self.counted;
+        if times.len() == rules.steps && times.last().is_some_and(|last| *last < watermark_us) {
+            self.is_settled = true;
+            self.timeline.settle();
+        }
+    }
+
+    /// Brings what counts up to date; the difference goes to the totals.
+    fn recount(&mut self, rules: &Rules, window: Window, changes: &mut Changes) {
+        self.timeline.refold(rules, window);
+        let best = self.timeline.end().best();
+        if *best == self.counted {
+            return;
+        }
+        for (path, times) in [(&self.counted, -1), (best, 1)] {
+            if !path.times.is_empty() {
+                let totals = changes.entry(path.breakdown.clone());
+                totals.or_insert_with(|| Totals::new(rules.steps)).add(&path.times, times);
+            }
+        }
+        self.counted.clone_from(best);
+    }
+}
+
+/// How the totals of a period change, by the value of the breakdown.
+type Changes = BTreeMap<Option<Arc<str>>, Totals>;
 
 impl UserChains {
     pub(super) fn new(plan: Arc<Plan>, context: &RenderContext) -> Self {
@@ -92,160 +166,113 @@ impl UserChains {
             watermark: context.watermark.clone(),
             gauge: context.state.clone(),
             periods: BTreeMap::new(),
+            pending: BinaryHeap::new(),
         }
     }
 
     fn insert(&mut self, event: UserEvent, times: isize, watermark_us: i64) {
         let UserEvent { user, event } = event;
-        let (period, within_us) = (self.plan.period, self.plan.within_us);
+        let Plan { period, rules, .. } = &*self.plan;
         let own = period.window(event.time_us);
-        self.insert_into(own, user, event, times, watermark_us);
-        // Chains of earlier periods may go on with it, unless it can only begin one.
-        if event.steps == 1 {
-            return;
+        // Attempts of earlier periods may go on with it or end at it, unless all that it can do in this
+        // order is to begin one.
+        if rules.order != Order::Ordered || event.steps != 1 {
+            let since_us = event.time_us.saturating_sub(rules.within_us);
+            let (earliest, mut window) =
+                (period.window(since_us), period.window(since_us.max(watermark_us)));
+            // Into a period that is over nobody enters any more.
+            for (_, over) in self.periods.range_mut(earliest.start..window.start.min(own.start)) {
+                let has_entered = |cell: &UserCell| !cell.timeline.end().is_idle();
+                if over.users.get(&user).is_some_and(has_entered) {
+                    over.insert(user, event.clone(), times, watermark_us, rules);
+                }
+            }
+            while window.start < own.start {
+                let open = self.periods.entry(window.start);
+                let open = open.or_insert_with(|| OpenPeriod::new(window));
+                open.insert(user, event.clone(), times, watermark_us, rules);
+                window = period.next(window);
+            }
         }
-        let mut window = period.window(event.time_us.saturating_sub(within_us));
-        while window.start < own.start {
-            self.insert_into(window, user, event, times, watermark_us);
-            window = period.next(window);
+        if final_at(own, rules) > watermark_us {
+            let open = self.periods.entry(own.start).or_insert_with(|| OpenPeriod::new(own));
+            open.insert(user, event, times, watermark_us, rules);
         }
     }
 
-    fn insert_into(
-        &mut self,
-        window: Window,
-        user: u128,
-        event: StepEvent,
-        times: isize,
-        watermark_us: i64,
-    ) {
-        if self.final_at(window) <= watermark_us {
-            return;
-        }
-        let open = self.periods.entry(window.start).or_insert_with(|| OpenPeriod::new(window));
-        let cell = open.users.entry(user).or_default();
-        if !std::mem::replace(&mut cell.is_touched, true) {
-            open.touched.push(user);
-            cell.seal(watermark_us, self.plan.within_us, window);
-        }
-        cell.insert(event, times, self.plan.within_us, window);
-    }
-
-    /// When no chain of a period can grow any more.
-    fn final_at(&self, window: Window) -> i64 {
-        window.end.saturating_add(self.plan.within_us)
-    }
-
-    fn emit(&mut self, output: &mut Vec<((PeriodKey, Totals), isize)>) {
+    fn emit(&mut self, output: &mut Vec<((TotalsKey, Totals), isize)>) {
+        let rules = &self.plan.rules;
         for open in self.periods.values_mut() {
-            let mut change = Totals::new(self.plan.step_names.len());
+            let mut changes = Changes::new();
             for user in std::mem::take(&mut open.touched) {
                 let Some(cell) = open.users.get_mut(&user) else {
                     continue;
                 };
                 cell.is_touched = false;
                 cell.is_unsaved = true;
-                cell.recount(self.plan.within_us, open.window, &mut change);
-                let heap_bytes = cell.size_bytes();
-                open.heap_bytes = open.heap_bytes + heap_bytes - cell.heap_bytes;
-                cell.heap_bytes = heap_bytes;
+                cell.recount(rules, open.window, &mut changes);
+                if !cell.is_pending
+                    && let Some(until_us) = cell.timeline.kept_until_us(rules)
+                {
+                    cell.is_pending = true;
+                    self.pending.push(Reverse((until_us, open.window.start, user)));
+                }
+                open.measure(user);
             }
-            if !change.is_zero() {
-                let key = PeriodKey { start: open.window.start, end: open.window.end };
-                output.push(((key, change), 1));
+            let Window { start, end } = open.window;
+            for (breakdown, change) in changes.into_iter().filter(|(_, change)| !change.is_zero()) {
+                output.push(((TotalsKey { start, end, breakdown }, change), 1));
             }
         }
     }
 
+    /// Drops periods of which no chain can grow any more, and events that need not be kept.
     fn close(&mut self, watermark_us: i64) {
+        let rules = &self.plan.rules;
         while let Some(first) = self.periods.first_entry()
-            && first.get().window.end.saturating_add(self.plan.within_us) <= watermark_us
+            && final_at(first.get().window, rules) <= watermark_us
         {
             first.remove();
         }
+        while let Some(Reverse((until_us, start, user))) = self.pending.peek().copied()
+            && until_us < watermark_us
+        {
+            self.pending.pop();
+            let Some(open) = self.periods.get_mut(&start) else {
+                continue;
+            };
+            let Some(cell) = open.users.get_mut(&user) else {
+                continue;
+            };
+            cell.seal(watermark_us, rules, open.window);
+            match cell.timeline.kept_until_us(rules) {
+                Some(until_us) => self.pending.push(Reverse((until_us, start, user))),
+                None => cell.is_pending = false,
+            }
+            open.measure(user);
+        }
         let cells: usize = self.periods.values().map(|open| open.users.len()).sum();
         let heap: usize = self.periods.values().map(|open| open.heap_bytes).sum();
-        self.gauge.set(cells * (size_of::<UserCell>() + 24) + heap);
+        let pending = self.pending.len() * size_of::<(i64, i64, u128)>();
+        self.gauge.set(cells * (size_of::<UserCell>() + 24) + heap + pending);
     }
 }
 
-impl UserCell {
-    /// Folds what lies before the watermark into the sealed state.
-    fn seal(&mut self, watermark_us: i64, within_us: i64, window: Window) {
-        let count = self.pending.partition_point(|(event, _)| event.time_us < watermark_us);
-        if count == self.pending.len()
-            && let Some(tail) = self.tail.take()
-        {
-            self.sealed = tail;
-            self.pending.clear();
-            return;
-        }
-        for (event, times) in self.pending.drain(..count) {
-            if times > 0 {
-                self.sealed.apply(&event, within_us, window.contains(event.time_us));
-            }
-        }
-    }
-
-    fn insert(&mut self, event: StepEvent, times: isize, within_us: i64, window: Window) {
-        match self.pending.binary_search_by(|(known, _)| known.cmp(&event)) {
-            Ok(at) => {
-                self.pending[at].1 += times;
-                if self.pending[at].1 == 0 {
-                    self.pending.remove(at);
-                }
-                self.tail = None;
-            }
-            Err(at) => {
-                let is_last = at == self.pending.len();
-                self.pending.insert(at, (event, times));
-                match &mut self.tail {
-                    Some(tail) if is_last && times > 0 => {
-                        tail.apply(&event, within_us, window.contains(event.time_us));
-                    }
-                    tail => *tail = None,
-                }
-            }
-        }
-    }
-
-    /// Brings what counts up to date; the difference goes to the totals.
-    fn recount(&mut self, within_us: i64, window: Window, change: &mut Totals) {
-        let (sealed, pending) = (&self.sealed, &self.pending);
-        let tail = self.tail.get_or_insert_with(|| {
-            let mut chains = sealed.clone();
-            for (event, times) in pending {
-                if *times > 0 {
-                    chains.apply(event, within_us, window.contains(event.time_us));
-                }
-            }
-            chains
-        });
-        if tail.best != self.counted {
-            change.add(&self.counted, -1);
-            change.add(&tail.best, 1);
-            self.counted.clone_from(&tail.best);
-        }
-    }
-
-    fn size_bytes(&self) -> usize {
-        self.sealed.size_bytes()
-            + self.tail.as_ref().map_or(0, Chains::size_bytes)
-            + self.pending.capacity() * size_of::<(StepEvent, isize)>()
-            + self.counted.capacity() * 8
-    }
+/// When no chain of a period can grow any more.
+fn final_at(window: Window, rules: &Rules) -> i64 {
+    window.end.saturating_add(rules.within_us)
 }
 
-impl Fold<UserEvent, (PeriodKey, Totals)> for UserChains {
+impl Fold<UserEvent, (TotalsKey, Totals)> for UserChains {
     fn epoch(
         &mut self,
         epoch: Epoch,
         mut events: Vec<(UserEvent, isize)>,
-        output: &mut Vec<((PeriodKey, Totals), isize)>,
+        output: &mut Vec<((TotalsKey, Totals), isize)>,
     ) {
         let watermark_us = self.clock.before(epoch, &self.watermark);
         // In order, most events of an epoch append to their user's.
-        events.sort_unstable_by_key(|(event, _)| event.event);
+        events.sort_unstable_by(|(one, _), (other, _)| one.event.cmp(&other.event));
         for (event, times) in events {
             self.insert(event, times, watermark_us);
         }
@@ -255,17 +282,21 @@ impl Fold<UserEvent, (PeriodKey, Totals)> for UserChains {
 
     fn save(&mut self, saver: &mut Saver) {
         for open in self.periods.values_mut() {
+            let Window { start, end } = open.window;
             for (user, cell) in &mut open.users {
                 let is_unsaved = std::mem::take(&mut cell.is_unsaved);
                 let group = key_group(*user as u64);
                 if is_unsaved || saver.is_whole(group) {
+                    let (progress, history, events) = cell.timeline.parts();
                     let saved = SavedUser {
-                        start: open.window.start,
-                        end: open.window.end,
+                        start,
+                        end,
                         user: *user,
-                        sealed: &cell.sealed,
-                        pending: &cell.pending,
                         counted: &cell.counted,
+                        is_settled: cell.is_settled,
+                        progress,
+                        history,
+                        events: events.collect(),
                     };
                     saver.put(group, &saved);
                 }
@@ -278,20 +309,31 @@ impl Fold<UserEvent, (PeriodKey, Totals)> for UserChains {
             return;
         };
         let watermark_us = self.clock.after(epoch, &self.watermark);
+        let rules = &self.plan.rules;
         part.restore(|saved: RestoredUser| {
             let window = Window { start: saved.start, end: saved.end };
             // A period that no chain can grow in has been dropped.
-            if self.final_at(window) <= watermark_us {
+            if final_at(window, rules) <= watermark_us {
                 return;
             }
             let open = self.periods.entry(window.start).or_insert_with(|| OpenPeriod::new(window));
-            let cell = open.users.entry(saved.user).or_default();
-            cell.sealed = saved.sealed;
-            cell.pending = saved.pending;
-            cell.counted = saved.counted;
-            let heap_bytes = cell.size_bytes();
-            open.heap_bytes = open.heap_bytes + heap_bytes - cell.heap_bytes;
-            cell.heap_bytes = heap_bytes;
+            let cell = UserCell {
+                counted: saved.counted,
+                is_settled: saved.is_settled,
+                heap_bytes: open.users.get(&saved.user).map_or(0, |cell| cell.heap_bytes),
+                ..UserCell::new(saved.progress)
+            };
+            let cell = open.users.entry(saved.user).insert_entry(cell).into_mut();
+            cell.timeline.restore(saved.history, saved.events, rules, window);
+            open.measure(saved.user);
         });
+        for (start, open) in &mut self.periods {
+            for (user, cell) in &mut open.users {
+                if let Some(until_us) = cell.timeline.kept_until_us(rules) {
+                    cell.is_pending = true;
+                    self.pending.push(Reverse((until_us, *start, *user)));
+                }
+            }
+        }
     }
 }

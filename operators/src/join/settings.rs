@@ -3,7 +3,7 @@
 use chrono_tz::Tz;
 use waterwheel_config::expr::{self, Binding, ExprError, Program, Scope};
 use waterwheel_config::section::{Section, Spanned};
-use waterwheel_config::units::{SECOND_US, format_duration};
+use waterwheel_config::units::format_duration;
 use waterwheel_config::value::ColumnType;
 use waterwheel_pipeline::contract::operator::{
     InputFlow, InputName, InputPlan, InputScope, OperatorContext,
@@ -12,7 +12,7 @@ use waterwheel_pipeline::contract::operator::{
 use super::Side;
 use super::side::SidePlan;
 use crate::meaning::Meaning;
-use crate::settings::{is_table, key_columns, refuse_later_choices};
+use crate::settings::{is_table, key_columns};
 
 /// `−before ≤ right − left ≤ after`, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,20 +22,57 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    pub(super) fn holds(self, left_us: i64, right_us: i64) -> bool {
-        let apart_us = right_us.saturating_sub(left_us);
-        -self.before_us <= apart_us && apart_us <= self.after_us
+    /// How far before and behind a row of a side its partners may lie.
+    pub(super) fn reach_us(self, side: Side) -> (i64, i64) {
+        match side {
+            Side::Left => (self.before_us, self.after_us),
+            Side::Right => (self.after_us, self.before_us),
+        }
     }
 
-    /// The width of a bucket: twice the bound, so that a right row mostly lies in one bucket, and
-    /// at least a second, so that a tiny bound does not make a key of every event.
-    pub(super) fn bucket_us(self) -> i64 {
-        (self.before_us + self.after_us).saturating_mul(2).max(SECOND_US)
+    /// What bounds the state, in words.
+    pub(super) fn state_bound(self) -> String {
+        let (left, right) = (format_duration(self.after_us), format_duration(self.before_us));
+        format!(
+            "left rows for {left} and right rows for {right} after their time, and the lateness"
+        )
+    }
+}
+
+/// Of which sides rows without a partner come out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unmatched {
+    left: bool,
+    right: bool,
+}
+
+impl Unmatched {
+    fn read(section: &Section<'_>) -> Self {
+        let choice = section.choice("unmatched", &["none", "left", "right", "both"]);
+        let choice = choice.map_or("none", |choice| choice.value);
+        Self { left: matches!(choice, "left" | "both"), right: matches!(choice, "right" | "both") }
     }
 
-    /// How long a row is held at most: until the bound after its bucket's end.
-    pub(super) fn longest_held(self) -> String {
-        format_duration(self.bucket_us().saturating_add(self.after_us))
+    #[cfg(test)]
+    pub(super) fn both() -> Self {
+        Self { left: true, right: true }
+    }
+
+    pub(super) fn of(self, side: Side) -> bool {
+        match side {
+            Side::Left => self.left,
+            Side::Right => self.right,
+        }
+    }
+
+    /// How long after its time a row may come out because it has no partner.
+    pub(super) fn held_back_us(self, bound: Bound) -> i64 {
+        [Side::Left, Side::Right]
+            .into_iter()
+            .filter(|side| self.of(*side))
+            .map(|side| bound.reach_us(side).1)
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -44,6 +81,7 @@ pub(super) struct Settings {
     pub(super) left: SidePlan,
     pub(super) right: SidePlan,
     pub(super) bound: Bound,
+    pub(super) unmatched: Unmatched,
     pub(super) select: Vec<(String, Program, ColumnType)>,
     pub(super) captures: Vec<(Side, usize)>,
 }
@@ -98,8 +136,7 @@ impl Settings {
             _ => (&stand_ins[0], &stand_ins[1]),
         };
         let before = section.findings().len();
-        let help = "leave it out: rows without a partner do not come out";
-        refuse_later_choices(section, "unmatched", &["none", "left", "right", "both"], help);
+        let unmatched = Unmatched::read(section);
         let bound = bound(section);
         let on = on(section);
         let left_side = side(section, "left", left, on.as_ref().map(|(left, _)| left));
@@ -118,7 +155,7 @@ impl Settings {
         let (mut left, mut right) = (left_side?, right_side?);
         left.captured = left_captured;
         right.captured = right_captured;
-        Some(Self { left, right, bound: bound?, select, captures })
+        Some(Self { left, right, bound: bound?, unmatched, select, captures })
     }
 }
 

@@ -1,20 +1,22 @@
-//! One side of a join: items that pass its condition, as rows under the buckets in which they may
-//! find a partner.
+//! One side of a join: items that pass its condition, as rows under their keys.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use waterwheel_config::expr::{Fields, Program, Val};
 use waterwheel_config::value::{Row, Value};
 use waterwheel_pipeline::contract::clock::Clock;
 use waterwheel_pipeline::contract::epoch::Epoch;
 use waterwheel_pipeline::contract::event::{EventBatch, EventView};
-use waterwheel_pipeline::contract::fold::{Fold, every_epoch};
+use waterwheel_pipeline::contract::fold::{Fold, Update, every_epoch};
 use waterwheel_pipeline::contract::operator::{Input, RowView};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Plan, Side};
-use crate::expiring::ExpiringKey;
+use crate::key::{self, row_key};
 
 /// The programs of one side.
 #[derive(Debug)]
@@ -34,29 +36,34 @@ pub(super) struct SidePlan {
 /// Every side row begins with its time, its key and its id; the captured columns follow.
 pub(super) const SIDE_COLUMNS: usize = 3;
 
-/// A row under its key.
-pub(super) type KeyedRow = (ExpiringKey, Row);
+/// A row of a side under its key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SideRow {
+    /// Stands for the key (see [`key::identity`]).
+    pub(super) key: u128,
+    pub(super) side: Side,
+    pub(super) time_us: i64,
+    pub(super) row: Row,
+}
 
 /// The rows of one side, under their keys.
 pub(super) fn side_rows<'s>(
     input: Input<'s>,
     plan: Arc<Plan>,
     side: Side,
-    delay_us: i64,
     clock: &Clock,
-) -> differential_dataflow::VecCollection<'s, Epoch, KeyedRow, isize> {
-    let keyed = Keyed { plan, side, delay_us };
+) -> Stream<'s, Epoch, Vec<Update<SideRow>>> {
+    let keyed = Keyed { plan, side };
+    let clock = clock.clone();
     match input {
-        Input::Events(events) => every_epoch(events, Pipeline, "JoinEvents", clock.clone(), keyed),
-        Input::Rows(rows) => every_epoch(rows.inner, Pipeline, "JoinRows", clock.clone(), keyed),
+        Input::Events(events) => every_epoch(events, Pipeline, "JoinEvents", clock, keyed).inner,
+        Input::Rows(rows) => every_epoch(rows.inner, Pipeline, "JoinRows", clock, keyed).inner,
     }
 }
 
 struct Keyed {
     plan: Arc<Plan>,
     side: Side,
-    /// How far the join's watermark may lie behind that of the sources.
-    delay_us: i64,
 }
 
 impl Keyed {
@@ -72,7 +79,7 @@ impl Keyed {
         item: &F,
         times: isize,
         key_text: impl FnOnce() -> String,
-        output: &mut Vec<(KeyedRow, isize)>,
+        output: &mut Vec<(SideRow, isize)>,
     ) {
         let side = self.side();
         if let Some(condition) = &side.condition
@@ -80,51 +87,36 @@ impl Keyed {
         {
             return;
         }
-        let key = side.key.eval(item);
-        // NULL never matches.
-        let Some(key) = key.canonical_text() else {
+        let identity = key::identity(&side.key.eval(item));
+        // NULL never matches: it matters only where rows without a partner come out.
+        if identity.is_none() && !self.plan.unmatched.of(self.side) {
             return;
-        };
+        }
         let Val::Timestamp(time_us) = item.get(side.time_slot) else {
             return;
         };
+        let own_key = key_text();
+        let key = identity.unwrap_or_else(|| lonely_key(self.side, &own_key));
         let id = side.id_slot.map_or(Value::Null, |slot| {
             item.get(slot)
                 .canonical_text()
                 .map_or(Value::Null, |id| Value::Text(id.as_ref().into()))
         });
-        let head = [Value::Timestamp(time_us), Value::text(&key_text()), id];
+        let head = [Value::Timestamp(time_us), Value::text(&own_key), id];
         let captured = side.captured.iter().map(|slot| owned(&item.get(*slot)));
         let row: Row = head.into_iter().chain(captured).collect();
-        let (first, last) = self.buckets(time_us);
-        for bucket in first..=last {
-            let key =
-                ExpiringKey { expires_us: self.expires_us(bucket), key: key.as_bytes().into() };
-            output.push(((key, row.clone()), times));
-        }
+        output.push((SideRow { key, side: self.side, time_us, row }, times));
     }
+}
 
-    /// The buckets of left rows that this row may match; its own for a left row.
-    fn buckets(&self, time_us: i64) -> (i64, i64) {
-        let (bound, width_us) = (self.plan.bound, self.plan.bound.bucket_us());
-        match self.side {
-            Side::Left => {
-                let bucket = time_us.div_euclid(width_us);
-                (bucket, bucket)
-            }
-            Side::Right => (
-                time_us.saturating_sub(bound.after_us).div_euclid(width_us),
-                time_us.saturating_add(bound.before_us).div_euclid(width_us),
-            ),
-        }
-    }
-
-    /// When nothing new can match in a bucket: no left row comes into it, and no right row within
-    /// the bound after its end.
-    fn expires_us(&self, bucket: i64) -> i64 {
-        let end_us = bucket.saturating_add(1).saturating_mul(self.plan.bound.bucket_us());
-        end_us.saturating_add(self.plan.bound.after_us).saturating_add(self.delay_us)
-    }
+/// A key that no other row has, for a row whose key is NULL.
+fn lonely_key(side: Side, own_key: &str) -> u128 {
+    let side = match side {
+        Side::Left => "left",
+        Side::Right => "right",
+    };
+    // No text of a key holds U+0000.
+    xxh3_128(format!("\0{side}\0{own_key}").as_bytes())
 }
 
 /// A value that outlives its event. A whole number beyond `bigint` goes on as its text, which is
@@ -144,12 +136,12 @@ fn owned(value: &Val<'_>) -> Value {
     }
 }
 
-impl Fold<Rc<EventBatch>, KeyedRow> for Keyed {
+impl Fold<Rc<EventBatch>, SideRow> for Keyed {
     fn epoch(
         &mut self,
         _epoch: Epoch,
         batches: Vec<(Rc<EventBatch>, isize)>,
-        output: &mut Vec<(KeyedRow, isize)>,
+        output: &mut Vec<(SideRow, isize)>,
     ) {
         for (batch, _) in &batches {
             for event in batch.accepted() {
@@ -159,19 +151,15 @@ impl Fold<Rc<EventBatch>, KeyedRow> for Keyed {
     }
 }
 
-impl Fold<Row, KeyedRow> for Keyed {
+impl Fold<Row, SideRow> for Keyed {
     fn epoch(
         &mut self,
         _epoch: Epoch,
         rows: Vec<(Row, isize)>,
-        output: &mut Vec<(KeyedRow, isize)>,
+        output: &mut Vec<(SideRow, isize)>,
     ) {
         for (row, times) in &rows {
-            let key_text = || {
-                let key: Vec<String> =
-                    row.key(&self.side().key_columns).map(Value::to_plain).collect();
-                key.join("|")
-            };
+            let key_text = || row_key(row, &self.side().key_columns);
             self.add(&RowView(row), *times, key_text, output);
         }
     }

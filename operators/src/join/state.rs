@@ -1,189 +1,288 @@
-//! What a join keeps: both arrangements, let to forget, measured, saved and given back.
+//! What a join keeps: by key the rows of both sides that may still find a partner.
 //!
-//! A row is saved as the update that brought it in. Between two checkpoints those updates are the
-//! arrangements' own batches, held on to until they are saved or have expired.
+//! A row can match until the watermark has passed the last time at which a partner may lie. Then it
+//! is dropped, and comes out alone if it never found one: nothing that could change that can come any
+//! more, so what came out without a partner is never taken back, over changing inputs too.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::rc::Rc;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
 
-use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
-use differential_dataflow::trace::cursor::Cursor;
-use differential_dataflow::trace::{BatchReader, Navigable, TraceReader};
 use serde::{Deserialize, Serialize};
-use timely::dataflow::operators::Inspect;
-use timely::progress::frontier::AntichainRef;
-use waterwheel_config::value::Row;
-use waterwheel_pipeline::contract::clock::{Clock, StateGauge};
+use waterwheel_config::value::{Row, Value};
+use waterwheel_pipeline::contract::clock::{Clock, StateGauge, Watermark};
 use waterwheel_pipeline::contract::epoch::Epoch;
 use waterwheel_pipeline::contract::fold::Fold;
-use waterwheel_pipeline::contract::state::{KeyGroup, Saver, StatePart, key_group};
+use waterwheel_pipeline::contract::operator::RenderContext;
+use waterwheel_pipeline::contract::state::{Saver, StatePart, key_group};
 
-use super::side::KeyedRow;
-use crate::expiring::{ExpiringBatch, ExpiringKey, ExpiringSpine};
-use crate::key;
+use super::rows::{Changed, Counts, TimedRows};
+use super::side::SideRow;
+use super::{Plan, Side};
+use crate::accumulator::Identities;
 
-/// About what one arranged row takes.
-const ROW_BYTES: usize = 200;
-
-/// The key group of a key, whatever its bucket: what matches is owned by one worker.
-pub(super) fn key_hash(key: &ExpiringKey) -> u64 {
-    key::hash(&key.key)
+/// The rows of the keys that a worker owns.
+pub(super) struct JoinState {
+    plan: Arc<Plan>,
+    clock: Clock,
+    watermark: Watermark,
+    gauge: StateGauge,
+    is_kept: bool,
+    keys: HashMap<u128, KeyRows, Identities>,
+    /// By the watermark at which something of a key expires. A key is in it about once, however many
+    /// rows it has and however often they change.
+    expiries: BinaryHeap<Reverse<(i64, u128)>>,
+    /// The keys with rows that changed since they were last saved.
+    unsaved: Vec<u128>,
+    /// Rows of the last checkpoint that were taken back since.
+    gone: Vec<SideRow>,
+    row_bytes: usize,
+    /// A row without values: before all others.
+    none: Row,
 }
 
-fn group(key: &ExpiringKey) -> KeyGroup {
-    key_group(key_hash(key))
+/// The rows of one key.
+struct KeyRows {
+    left: TimedRows,
+    right: TimedRows,
+    /// When the key is looked at next, by the watermark.
+    expires_us: i64,
+    is_unsaved: bool,
 }
 
-/// An update of one side as it is given back.
-#[derive(Deserialize)]
-struct RestoredUpdate {
-    is_right: bool,
-    key: ExpiringKey,
-    row: Row,
-    diff: isize,
-}
-
-/// The same as it is saved.
-#[derive(Serialize)]
-struct SavedUpdate<'a> {
-    is_right: bool,
-    key: &'a ExpiringKey,
-    row: &'a Row,
-    diff: isize,
-}
-
-/// The rows of both sides that were saved and can still match.
-pub(super) fn restored(part: &StatePart, clock: &Clock) -> [Vec<(ExpiringKey, Row, isize)>; 2] {
-    let mut sides = [Vec::new(), Vec::new()];
-    let Some(epoch) = part.restored_epoch() else {
-        return sides;
-    };
-    let watermark_us = clock.least_before(epoch + 1);
-    part.restore(|saved: RestoredUpdate| {
-        if saved.key.expires_us > watermark_us {
-            sides[usize::from(saved.is_right)].push((saved.key, saved.row, saved.diff));
-        }
-    });
-    sides
-}
-
-/// Batches that came since the last checkpoint, each with the time at which all of it has expired.
-type Unsaved = Rc<RefCell<VecDeque<(i64, Rc<ExpiringBatch>)>>>;
-
-/// One side's arrangement.
-pub(super) struct HeldSide {
-    trace: TraceAgent<ExpiringSpine>,
-    unsaved: Unsaved,
-}
-
-impl HeldSide {
-    pub(super) fn new(
-        arranged: &Arranged<'_, TraceAgent<ExpiringSpine>>,
-        part: &StatePart,
-    ) -> Self {
-        let unsaved = Unsaved::default();
-        if part.is_kept() {
-            let kept = unsaved.clone();
-            arranged.stream.clone().inspect(move |batch| {
-                let mut expires_us = i64::MIN;
-                for_each_update(batch, |key, _, _, _| expires_us = expires_us.max(key.expires_us));
-                kept.borrow_mut().push_back((expires_us, batch.clone()));
-            });
-        }
-        Self { trace: arranged.trace.clone(), unsaved }
+impl Default for KeyRows {
+    fn default() -> Self {
+        let (left, right) = (TimedRows::default(), TimedRows::default());
+        Self { left, right, expires_us: i64::MAX, is_unsaved: false }
     }
 }
 
-/// Passes the pairs on, lets the arrangements compact, reports how much they hold, and saves it.
-pub(super) struct JoinState {
-    pub(super) sides: [HeldSide; 2],
-    pub(super) clock: Clock,
-    pub(super) gauge: StateGauge,
-    /// The epoch that was applied last.
-    pub(super) epoch: Epoch,
-    /// The epoch that was saved last.
-    pub(super) saved: Option<Epoch>,
+impl KeyRows {
+    /// The rows of a side, and those of the other.
+    fn own_and_other(&mut self, side: Side) -> (&mut TimedRows, &mut TimedRows) {
+        match side {
+            Side::Left => (&mut self.left, &mut self.right),
+            Side::Right => (&mut self.right, &mut self.left),
+        }
+    }
 }
 
-impl Fold<Row, Row> for JoinState {
-    fn epoch(&mut self, epoch: Epoch, pairs: Vec<(Row, isize)>, output: &mut Vec<(Row, isize)>) {
-        output.extend(pairs);
-        self.epoch = epoch;
-        let watermark_us = self.clock.least_before(epoch + 1);
-        let mut rows = 0;
-        for HeldSide { trace, unsaved } in &mut self.sides {
-            // A handle that lags keeps every epoch apart for ever.
-            trace.set_logical_compaction(AntichainRef::new(&[epoch]));
-            trace.set_physical_compaction(AntichainRef::new(&[epoch]));
-            trace.map_batches(|batch| rows += batch.len());
-            // What has expired need not be saved: so the batches kept here stay as few as the rows.
-            let mut unsaved = unsaved.borrow_mut();
-            while unsaved.front().is_some_and(|(expires_us, _)| *expires_us <= watermark_us) {
-                unsaved.pop_front();
+/// A row as it is saved: everything about it, and zero times where it is gone.
+#[derive(Serialize)]
+struct SavedRow<'a> {
+    key: u128,
+    side: Side,
+    row: &'a Row,
+    times: i64,
+    partners: i64,
+}
+
+/// The same, given back.
+#[derive(Deserialize)]
+struct RestoredRow {
+    key: u128,
+    side: Side,
+    row: Row,
+    times: i64,
+    partners: i64,
+}
+
+impl JoinState {
+    pub(super) fn new(plan: Arc<Plan>, context: &RenderContext, part: &StatePart) -> Self {
+        Self {
+            plan,
+            clock: context.clock.clone(),
+            watermark: context.watermark.clone(),
+            gauge: context.state.clone(),
+            is_kept: part.is_kept(),
+            keys: HashMap::default(),
+            expiries: BinaryHeap::new(),
+            unsaved: Vec::new(),
+            gone: Vec::new(),
+            row_bytes: 0,
+            none: Row::from(Vec::new()),
+        }
+    }
+
+    /// Brings out what a change of one row means for its pairs, and keeps the row.
+    fn apply(&mut self, change: SideRow, times: i64, output: &mut Vec<(Row, isize)>) {
+        let SideRow { key, side, time_us, row } = change;
+        let plan = &self.plan;
+        let (before_us, after_us) = plan.bound.reach_us(side);
+        let near_us = (time_us.saturating_sub(before_us), time_us.saturating_add(after_us));
+        let counts_partners = plan.unmatched.of(side.other());
+        let rows = self.keys.entry(key).or_default();
+        let is_dirty = rows.is_unsaved;
+        let (own, other) = rows.own_and_other(side);
+        let mut partners = 0;
+        other.visit_between(near_us, &self.none, |partner, counts| {
+            partners += counts.times;
+            let (left, right) = side.in_order(&row, partner);
+            output.push((plan.row(Some(left), Some(right)), (counts.times * times) as isize));
+            if counts_partners {
+                counts.partners += times;
+                counts.is_unsaved = true;
+            }
+        });
+        let bytes = row_bytes(&row);
+        match own.change(time_us, row.clone(), times, partners) {
+            Changed::Added => self.row_bytes += bytes,
+            Changed::Kept => {}
+            Changed::Removed { is_saved } => {
+                self.row_bytes -= bytes;
+                if is_saved {
+                    self.gone.push(SideRow { key, side, time_us, row });
+                }
             }
         }
-        self.gauge.set(rows * ROW_BYTES);
+        if self.is_kept && !is_dirty {
+            rows.is_unsaved = true;
+            self.unsaved.push(key);
+        }
+        let expires_us = plan.expires_us(side, time_us);
+        if expires_us < rows.expires_us {
+            rows.expires_us = expires_us;
+            self.expiries.push(Reverse((expires_us, key)));
+        }
+    }
+
+    /// Drops what can match no more; what never did comes out alone.
+    fn expire(&mut self, watermark_us: i64, output: &mut Vec<(Row, isize)>) {
+        while let Some(Reverse((expires_us, key))) = self.expiries.peek().copied()
+            && expires_us <= watermark_us
+        {
+            self.expiries.pop();
+            let Some(rows) = self.keys.get_mut(&key) else {
+                continue;
+            };
+            // Put off by an earlier one.
+            if rows.expires_us != expires_us {
+                continue;
+            }
+            let (plan, row_bytes_held) = (&self.plan, &mut self.row_bytes);
+            rows.expires_us = i64::MAX;
+            for side in [Side::Left, Side::Right] {
+                let (own, _) = rows.own_and_other(side);
+                let (_, after_us) = plan.bound.reach_us(side);
+                let is_wanted = plan.unmatched.of(side);
+                own.expire(watermark_us.saturating_sub(after_us), |row, counts| {
+                    *row_bytes_held -= row_bytes(&row);
+                    if is_wanted && counts.partners == 0 {
+                        output.push((plan.alone(side, &row), counts.times as isize));
+                    }
+                });
+                let first_us = own.first_us();
+                let next_us = first_us.map_or(i64::MAX, |first| plan.expires_us(side, first));
+                rows.expires_us = rows.expires_us.min(next_us);
+            }
+            match rows.expires_us {
+                i64::MAX => drop(self.keys.remove(&key)),
+                next_us => self.expiries.push(Reverse((next_us, key))),
+            }
+        }
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.keys.len() * (size_of::<KeyRows>() + size_of::<u128>() + 8)
+            + self.expiries.len() * size_of::<(i64, u128)>()
+            + self.row_bytes
+    }
+}
+
+/// About what a row takes where it is kept.
+fn row_bytes(row: &Row) -> usize {
+    let text = |value: &Value| match value {
+        Value::Text(text) | Value::Json(text) => 16 + text.len(),
+        _ => 0,
+    };
+    let values = row.values();
+    size_of::<(i64, Row, Counts)>()
+        + 16
+        + size_of_val(values)
+        + values.iter().map(text).sum::<usize>()
+}
+
+impl Fold<SideRow, Row> for JoinState {
+    fn epoch(
+        &mut self,
+        epoch: Epoch,
+        changes: Vec<(SideRow, isize)>,
+        output: &mut Vec<(Row, isize)>,
+    ) {
+        for (change, times) in changes {
+            self.apply(change, times as i64, output);
+        }
+        self.expire(self.clock.after(epoch, &self.watermark), output);
+        self.gauge.set(self.size_bytes());
     }
 
     fn save(&mut self, saver: &mut Saver) {
-        let watermark_us = self.clock.least_before(self.epoch + 1);
-        for (side, HeldSide { trace, unsaved }) in self.sides.iter().enumerate() {
-            let is_right = side == 1;
-            let mut unsaved = unsaved.borrow_mut();
-            for (_, batch) in unsaved.iter() {
-                for_each_update(batch, |key, row, epoch, diff| {
-                    let is_new = self.saved.is_none_or(|saved| epoch > saved);
-                    let group = group(key);
-                    if is_new
-                        && epoch <= self.epoch
-                        && key.expires_us > watermark_us
-                        && !saver.is_whole(group)
-                    {
-                        saver.put(group, &SavedUpdate { is_right, key, row, diff });
-                    }
-                });
-            }
-            // A batch may reach beyond this epoch.
-            let next = self.epoch + 1;
-            unsaved.retain(|(_, batch)| !batch.upper().less_equal(&next));
-            if saver.has_whole() {
-                trace.map_batches(|batch| {
-                    for_each_update(batch, |key, row, epoch, diff| {
-                        let group = group(key);
-                        if epoch <= self.epoch
-                            && key.expires_us > watermark_us
-                            && saver.is_whole(group)
-                        {
-                            saver.put(group, &SavedUpdate { is_right, key, row, diff });
-                        }
-                    });
-                });
+        for SideRow { key, side, row, .. } in self.gone.drain(..) {
+            let group = key_group(key as u64);
+            if !saver.is_whole(group) {
+                saver.put(group, &SavedRow { key, side, row: &row, times: 0, partners: 0 });
             }
         }
-        self.saved = Some(self.epoch);
+        let unsaved = std::mem::take(&mut self.unsaved);
+        if saver.has_whole() {
+            self.keys.iter_mut().for_each(|(key, rows)| save(*key, rows, saver));
+            return;
+        }
+        for key in unsaved {
+            if let Some(rows) = self.keys.get_mut(&key) {
+                save(key, rows, saver);
+            }
+        }
+    }
+
+    fn restore(&mut self, part: &StatePart) {
+        let Some(epoch) = part.restored_epoch() else {
+            return;
+        };
+        let watermark_us = self.clock.after(epoch, &self.watermark);
+        let plan = self.plan.clone();
+        part.restore(|saved: RestoredRow| {
+            let RestoredRow { key, side, row, times, partners } = saved;
+            let Some(&Value::Timestamp(time_us)) = row.values().first() else {
+                return;
+            };
+            // What had expired was out before.
+            if plan.expires_us(side, time_us) > watermark_us {
+                let counts = Counts { times, partners, is_unsaved: false, is_saved: true };
+                let (own, _) = self.keys.entry(key).or_default().own_and_other(side);
+                own.set(time_us, row, counts);
+            }
+        });
+        self.keys.retain(|_, rows| !rows.left.is_empty() || !rows.right.is_empty());
+        for (key, rows) in &mut self.keys {
+            for side in [Side::Left, Side::Right] {
+                let (own, _) = rows.own_and_other(side);
+                let first_us = own.first_us();
+                own.visit(|row, _| self.row_bytes += row_bytes(row));
+                let next_us = first_us.map_or(i64::MAX, |first| plan.expires_us(side, first));
+                rows.expires_us = rows.expires_us.min(next_us);
+            }
+            self.expiries.push(Reverse((rows.expires_us, *key)));
+        }
     }
 }
 
-/// Every update of a batch.
-fn for_each_update(
-    batch: &Rc<ExpiringBatch>,
-    mut each: impl FnMut(&ExpiringKey, &Row, Epoch, isize),
-) {
-    let mut cursor = batch.cursor();
-    while let Some(key) = cursor.get_key(batch) {
-        while let Some(row) = cursor.get_val(batch) {
-            cursor.map_times(batch, |epoch, diff| each(key, row, *epoch, *diff));
-            cursor.step_val(batch);
-        }
-        cursor.step_key(batch);
+/// Saves the rows of a key: of a whole group all of them, else those that changed.
+fn save(key: u128, rows: &mut KeyRows, saver: &mut Saver) {
+    let group = key_group(key as u64);
+    let is_whole = saver.is_whole(group);
+    if !is_whole && !rows.is_unsaved {
+        return;
     }
-}
-
-/// A keyed row with its diff, for the arrangement.
-pub(super) fn update(
-    (key, row, diff): (ExpiringKey, Row, isize),
-    epoch: Epoch,
-) -> (KeyedRow, Epoch, isize) {
-    ((key, row), epoch, diff)
+    rows.is_unsaved = false;
+    for side in [Side::Left, Side::Right] {
+        let (own, _) = rows.own_and_other(side);
+        own.visit(|row, counts| {
+            if is_whole || counts.is_unsaved {
+                let Counts { times, partners, .. } = *counts;
+                saver.put(group, &SavedRow { key, side, row, times, partners });
+                (counts.is_unsaved, counts.is_saved) = (false, true);
+            }
+        });
+    }
 }

@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use chrono_tz::Tz;
 use waterwheel_config::value::{ColumnType, Value};
+use waterwheel_pipeline::contract::epoch::FINAL_WATERMARK;
 use waterwheel_pipeline::graph::Deployment;
+
+mod bounds;
+mod skew;
 
 use crate::testing::{
     By, Cell, Event, Expected, ExpectedRows, Holds, Item, Kind, Measure, Message, Model, Prefix,
-    Random, RowItem, Script, Step, Timeline, cases, check, check_random_cuts, check_same_rows,
-    deployment, lateness_us, run,
+    Random, RowItem, Script, Timeline, cases, check, check_random_cuts, check_same_rows,
+    deployment, lateness_us,
 };
 
 /// What a pair brings out beside its keys: SQL, and the same by hand.
@@ -19,8 +23,8 @@ type Select = (&'static str, &'static str, fn(&dyn Item, &dyn Item) -> Expected)
 
 const SELECT: [Select; 7] = [
     ("latency_ms", "millis(right.timestamp - left.timestamp)", |left, right| {
-        let apart_us = time(right) - time(left);
-        Expected::near(Some(apart_us as f64 / 1_000.0))
+        let apart_us = time(right).zip(time(left)).map(|(right, left)| right - left);
+        Expected::near(apart_us.map(|apart_us| apart_us as f64 / 1_000.0))
     }),
     ("price", "left.properties.price", |left, _| {
         Expected::Is(left.get("properties.price").text_value())
@@ -30,7 +34,9 @@ const SELECT: [Select; 7] = [
         Expected::near(price(right).zip(price(left)).map(|(right, left)| right - left))
     }),
     ("kind", "right.event_type", |_, right| Expected::Is(right.get("event_type").text_value())),
-    ("placed_at", "left.timestamp", |left, _| Expected::Is(Value::Timestamp(time(left)))),
+    ("placed_at", "left.timestamp", |left, _| {
+        Expected::Is(time(left).map_or(Value::Null, Value::Timestamp))
+    }),
     ("is_same", "left.user_id = right.user_id", |left, right| {
         // The users are texts or NULL.
         match (left.get("user_id"), right.get("user_id")) {
@@ -46,10 +52,20 @@ const SELECT: [Select; 7] = [
     }),
 ];
 
-fn time(item: &dyn Item) -> i64 {
+fn time(item: &dyn Item) -> Option<i64> {
     match item.get("timestamp") {
-        Cell::Time(micros) => micros,
+        Cell::Time(micros) => Some(micros),
+        Cell::Null => None,
         other => panic!("{other:?} is no time"),
+    }
+}
+
+/// The side that is not there.
+struct Nothing;
+
+impl Item for Nothing {
+    fn get(&self, _name: &str) -> Cell {
+        Cell::Null
     }
 }
 
@@ -72,6 +88,10 @@ const WITHIN: [(&str, i64, i64); 8] = [
     ("{ after = \"500ms\" }", 0, 500),
 ];
 
+/// The setting, and whether rows of the left and of the right come out alone.
+const UNMATCHED: [(&str, bool, bool); 4] =
+    [("none", false, false), ("left", true, false), ("right", false, true), ("both", true, true)];
+
 /// The setting, and the fields on the left and on the right.
 const ON: [(&str, &str, &str); 3] = [
     ("\"correlation_id\"", "correlation_id", "correlation_id"),
@@ -89,35 +109,79 @@ struct Sided<I> {
     item: I,
 }
 
-/// All pairs of items with one key within the bound.
-fn pairs<L: Item, R: Item>(
-    left: &[Sided<L>],
-    right: &[Sided<R>],
-    (before_ms, after_ms): (i64, i64),
-    select: &[Select],
-) -> ExpectedRows {
-    let mut rows = ExpectedRows::new();
-    for left in left {
-        for right in right {
-            let apart_us = right.time_us - left.time_us;
-            let is_near = (-before_ms * 1_000..=after_ms * 1_000).contains(&apart_us);
-            if left.on.is_none() || left.on != right.on || !is_near {
-                continue;
-            }
-            let key = vec![Value::text(&left.key), Value::text(&right.key)];
-            let head = [
-                key[0].clone(),
-                key[1].clone(),
-                left.id.clone(),
-                right.id.clone(),
-                Value::Timestamp(left.time_us.max(right.time_us)),
-                Value::Boolean(true),
-            ];
-            let selected = select.iter().map(|(_, _, get)| get(&left.item, &right.item));
-            rows.insert(key, head.into_iter().map(Expected::Is).chain(selected).collect());
-        }
+impl<I> Sided<I> {
+    /// True if the two make a pair, this one the left.
+    fn matches<R>(&self, right: &Sided<R>, (before_ms, after_ms): (i64, i64)) -> bool {
+        let apart_us = right.time_us - self.time_us;
+        let is_near = (-before_ms * 1_000..=after_ms * 1_000).contains(&apart_us);
+        self.on.is_some() && self.on == right.on && is_near
     }
-    rows
+}
+
+/// What a join is.
+struct Rule<'a> {
+    /// Before and after, in milliseconds.
+    within: (i64, i64),
+    unmatched: (&'a str, bool, bool),
+    select: &'a [Select],
+}
+
+impl Rule<'_> {
+    /// All pairs of items with one key within the bound, and the items of which the watermark shows
+    /// that they stay alone.
+    fn rows<L: Item, R: Item>(
+        &self,
+        left: &[Sided<L>],
+        right: &[Sided<R>],
+        watermark_us: i64,
+    ) -> ExpectedRows {
+        let mut rows = ExpectedRows::new();
+        for left in left {
+            for right in right.iter().filter(|right| left.matches(right, self.within)) {
+                self.add(&mut rows, Some(left), Some(right));
+            }
+        }
+        let (_, left_alone, right_alone) = self.unmatched;
+        // A partner that comes at the watermark itself is not late.
+        let has_passed = |time_us: i64, reach_ms: i64| time_us + reach_ms * 1_000 < watermark_us;
+        for left in left.iter().filter(|left| left_alone && has_passed(left.time_us, self.within.1))
+        {
+            if !right.iter().any(|right| left.matches(right, self.within)) {
+                self.add(&mut rows, Some(left), None::<&Sided<R>>);
+            }
+        }
+        for right in right.iter().filter(|r| right_alone && has_passed(r.time_us, self.within.0)) {
+            if !left.iter().any(|left| left.matches(right, self.within)) {
+                self.add(&mut rows, None::<&Sided<L>>, Some(right));
+            }
+        }
+        rows
+    }
+
+    fn add<L: Item, R: Item>(
+        &self,
+        rows: &mut ExpectedRows,
+        left: Option<&Sided<L>>,
+        right: Option<&Sided<R>>,
+    ) {
+        let key = vec![
+            left.map_or(Value::Null, |left| Value::text(&left.key)),
+            right.map_or(Value::Null, |right| Value::text(&right.key)),
+        ];
+        let later_us = left.map(|left| left.time_us).max(right.map(|right| right.time_us));
+        let head = [
+            key[0].clone(),
+            key[1].clone(),
+            left.map_or(Value::Null, |left| left.id.clone()),
+            right.map_or(Value::Null, |right| right.id.clone()),
+            Value::Timestamp(later_us.expect("one side at least")),
+            Value::Boolean(left.is_some() && right.is_some()),
+        ];
+        let left: &dyn Item = left.map_or(&Nothing, |left| &left.item);
+        let right: &dyn Item = right.map_or(&Nothing, |right| &right.item);
+        let selected = self.select.iter().map(|(_, _, get)| get(left, right));
+        rows.insert(key, head.into_iter().map(Expected::Is).chain(selected).collect());
+    }
 }
 
 /// A join of sources.
@@ -126,6 +190,7 @@ struct Case {
     sides: [(usize, Option<(&'static str, Holds)>); 2],
     on: (&'static str, &'static str, &'static str),
     within: (&'static str, i64, i64),
+    unmatched: (&'static str, bool, bool),
     select: Vec<Select>,
     operator: String,
     deployment: Arc<Deployment>,
@@ -139,6 +204,7 @@ impl Case {
         let mut side = |index: usize| (index % sources, random.pick(&CONDITIONS));
         let sides = [side(0), side(1)];
         let (on, within) = (random.pick(&ON), random.pick(&WITHIN));
+        let unmatched = random.pick(&UNMATCHED);
         let select = random.some(&SELECT, 0, 4);
         let table = |(source, condition): (usize, Option<(&str, Holds)>)| match condition {
             Some((condition, _)) => {
@@ -147,17 +213,19 @@ impl Case {
             None => format!("{{ from = \"events{source}\" }}"),
         };
         let mut operator = format!(
-            "[operators.pairs]\ntype = \"join\"\nleft = {}\nright = {}\non = {}\nwithin = {}\n",
+            "[operators.pairs]\ntype = \"join\"\nleft = {}\nright = {}\non = {}\nwithin = {}\n\
+             unmatched = \"{}\"\n",
             table(sides[0]),
             table(sides[1]),
             on.0,
-            within.0
+            within.0,
+            unmatched.0
         );
         for (alias, sql, _) in &select {
             operator += &format!("select.{alias} = \"{sql}\"\n");
         }
         let deployment = deployment(&lateness, &operator).expect("a deployment");
-        Self { lateness, sides, on, within, select, operator, deployment }
+        Self { lateness, sides, on, within, unmatched, select, operator, deployment }
     }
 
     fn log(&self, random: &mut Random, count: usize) -> Vec<Message> {
@@ -186,7 +254,9 @@ impl Case {
         let is_dead = |event: &Event| self.is_dead(event);
         let expected = &mut |prefix: &Prefix| {
             let [left, right] = [0, 1].map(|side| self.side(side, &prefix.events));
-            vec![pairs(&left, &right, (self.within.1, self.within.2), &self.select)]
+            let within = (self.within.1, self.within.2);
+            let rule = Rule { within, unmatched: self.unmatched, select: &self.select };
+            vec![rule.rows(&left, &right, prefix.watermark_us)]
         };
         check(&self.deployment, workers, script, &is_dead, expected)
     }
@@ -327,15 +397,23 @@ fn a_join_of_changing_rows_equals_the_recompute() {
                 }),
             ],
         };
-        let within = random.pick(&WITHIN);
+        let (within, unmatched) = (random.pick(&WITHIN), random.pick(&UNMATCHED));
+        // Rows that change, and rows that come and go.
+        let (condition, holds): (&str, Holds) = random.pick(&[
+            ("trades > 1", |row| row.get("trades").greater(1.0)),
+            ("trades = 2", |row| Some(row.get("trades") == Cell::Integer(2))),
+        ]);
         let pairs_toml = format!(
-            "[operators.pairs]\ntype = \"join\"\nleft = {{ from = \"per_user\", where = \"trades > 1\" }}\n\
+            "[operators.pairs]\ntype = \"join\"\nleft = {{ from = \"per_user\", where = \"{condition}\" }}\n\
              right = {{ from = \"events0\" }}\non = \"user_id\"\nwithin = {}\n\
+             unmatched = \"{}\"\n\
              select.trades = \"left.trades\"\nselect.price = \"cast(right.properties.price as double)\"\n",
-            within.0
+            within.0, unmatched.0
         );
         let operators = model.toml("per_user") + &pairs_toml + &second.toml("totals");
         let deployment = deployment(&[lateness], &operators).expect("a deployment");
+        // Rows of windows lie behind the watermark by up to the longest of them.
+        let delay_us = deployment.operators[1].planned.watermark.delay_us();
         let expected = |prefix: &Prefix| {
             let contributions: Vec<_> =
                 prefix.events.iter().filter_map(|event| model.contribution(event)).collect();
@@ -344,12 +422,17 @@ fn a_join_of_changing_rows_equals_the_recompute() {
                 .items(&rows)
                 .into_iter()
                 .zip(rows.keys())
-                .filter(|(item, _)| item.get("trades").greater(1.0) == Some(true))
+                .filter(|(item, _)| holds(item) == Some(true))
                 .map(|(item, key)| row_sided(item, key))
                 .collect();
             let right: Vec<Sided<Event>> =
                 prefix.events.iter().map(|event| sided(event, "user_id")).collect();
-            let matched = pairs(&left, &right, (within.1, within.2), &SELECT_ROWS);
+            let rule = Rule { within: (within.1, within.2), unmatched, select: &SELECT_ROWS };
+            let watermark_us = match prefix.watermark_us {
+                FINAL_WATERMARK => FINAL_WATERMARK,
+                known => known.saturating_sub(delay_us),
+            };
+            let matched = rule.rows(&left, &right, watermark_us);
             let names = ["timestamp", "trades", "price"];
             let item = |row: &Vec<Expected>| {
                 let columns = [4, 6, 7].map(|column| Cell::from_value(&row[column].value()));
@@ -374,34 +457,4 @@ fn row_sided(item: RowItem, key: &[Value]) -> Sided<RowItem> {
     let Cell::Time(time_us) = item.get("window_start") else { panic!("a window starts") };
     let on = item.get("user_id").canonical();
     Sided { time_us, on, key: key.join("|"), id: Value::Null, item }
-}
-
-#[test]
-fn state_is_bounded_by_what_can_still_match() {
-    let operator = "[operators.pairs]\ntype = \"join\"\nleft = { from = \"events0\" }\n\
-                    right = { from = \"events0\" }\non = \"k\"\nwithin = \"1s\"\n";
-    let deployment = deployment(&["1s"], operator).expect("a deployment");
-    // Ten events per second of event time; a row is of use for about four seconds.
-    let mut steps = Vec::new();
-    for index in 0..6_000u64 {
-        let payload = format!(
-            "{{\"timestamp\":{},\"k\":{}}}",
-            1_700_000_000_000 + index * 100,
-            index % 1_000
-        );
-        steps.push(Step::Message(Message { sequence: index + 1, payload, ..Message::default() }));
-        if index % 10 == 9 {
-            steps.push(Step::Batch { worker: index as usize / 10 });
-            steps.push(Step::Epoch);
-        }
-    }
-    let script = Script { steps, in_flight: 2, is_final: false };
-    for workers in [1, 2] {
-        let epochs = run(&deployment, workers, &script).expect("a run").epochs;
-        let state = |epoch: usize| epochs[epoch].state_bytes[0];
-        let most = (100..600).map(state).max().unwrap();
-        let early = (20..100).map(state).max().unwrap();
-        assert!(early > 0, "nothing is held");
-        assert!(most <= 4 * early, "{workers} workers hold {most} bytes, early {early}");
-    }
 }

@@ -23,7 +23,9 @@ use waterwheel_pipeline::contract::catalog::Catalog;
 use waterwheel_pipeline::contract::clock::{Clock, StateGauge};
 use waterwheel_pipeline::contract::epoch::{Epoch, FINAL_WATERMARK, NO_WATERMARK};
 use waterwheel_pipeline::contract::event::EventBatch;
-use waterwheel_pipeline::contract::operator::{Events, Input, RenderContext, Rows};
+use waterwheel_pipeline::contract::operator::{
+    Decoder, Decoders, Events, Input, RenderContext, Rows, raw_rows,
+};
 use waterwheel_pipeline::contract::sink::{Emit, Sink, SinkContext, SinkKind, SinkSpec};
 use waterwheel_pipeline::contract::source::{Source, SourceKind, SourceSpec, Until};
 use waterwheel_pipeline::contract::state::{Keeper, KeyGroup, Restore, SavedPart, SavedState};
@@ -32,6 +34,7 @@ use waterwheel_pipeline::graph::{Deployment, InputRef, plan};
 use super::log::{Message, Script, Step};
 use crate::OPERATORS;
 
+type Planned = Result<Arc<Deployment>, String>;
 /// A dataflow that has not moved for so long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
@@ -96,7 +99,12 @@ const CATALOG: Catalog = Catalog {
 
 /// Plans operators over the sources `events0`, `events1` and so on, one per lateness (`"30s"`);
 /// `Err` has the findings.
-pub(crate) fn deployment(lateness: &[&str], operators: &str) -> Result<Arc<Deployment>, String> {
+pub(crate) fn deployment(lateness: &[&str], operators: &str) -> Planned {
+    deployment_into(lateness, operators, &[])
+}
+
+/// The same with a sink for these operators: only for a sink do events become rows.
+pub(crate) fn deployment_into(lateness: &[&str], operators: &str, sink: &[&str]) -> Planned {
     let sources: String = lateness
         .iter()
         .enumerate()
@@ -104,7 +112,8 @@ pub(crate) fn deployment(lateness: &[&str], operators: &str) -> Result<Arc<Deplo
             format!("[sources.events{index}]\ntype = \"script\"\nlateness = \"{lateness}\"\n")
         })
         .collect();
-    let sink = "[sinks.out]\ntype = \"nowhere\"\nfrom = [\"events0\"]\n";
+    let inputs: String = sink.iter().map(|name| format!(", \"{name}\"")).collect();
+    let sink = format!("[sinks.out]\ntype = \"nowhere\"\nfrom = [\"events0\"{inputs}]\n");
     let text = format!("name = \"test\"\n{sources}{operators}\n{sink}");
     let document = Document::parse("test.toml", &text, Box::new(|_| None));
     plan(&document, &CATALOG).map(Arc::new).ok_or_else(|| document.render_findings(false))
@@ -322,11 +331,16 @@ impl WorkerRun {
                 deployment.sources.iter().map(|_| scope.new_input()).unzip();
             let (dead, letters) = scope.new_input();
             let letters: Rows<'_> = letters.as_collection();
-            let (mut rows, mut captured, mut states) = (Vec::<Rows<'_>>::new(), vec![], vec![]);
+            let (mut outputs, mut captured, mut states) = (Vec::<Input<'_>>::new(), vec![], vec![]);
+            let decoders = deployment.sources.iter().map(|source| -> Decoder {
+                let plan = source.decode.clone();
+                Arc::new(move |raw| plan.decode(raw).batch)
+            });
+            let decoders: Decoders = decoders.collect();
             for node in &deployment.operators {
                 let input = |input: &InputRef| match *input {
                     InputRef::Source(index) => Input::Events(streams[index].clone()),
-                    InputRef::Operator(index) => Input::Rows(rows[index].clone()),
+                    InputRef::Operator(index) => outputs[index].clone(),
                     InputRef::DeadLetters => Input::Rows(letters.clone()),
                 };
                 let state = StateGauge::default();
@@ -337,11 +351,19 @@ impl WorkerRun {
                     name: node.name.clone(),
                     fingerprint: node.fingerprint,
                     keeper: keeper.clone(),
+                    decoders: Rc::clone(&decoders),
                 };
                 let inputs = node.inputs.iter().map(input).collect();
-                let output = node.planned.operator.render(scope, inputs, context);
-                captured.push(capture(output.clone(), &probe));
-                rows.push(output);
+                let operator = &node.planned.operator;
+                let (output, rows) = if node.gives_events {
+                    let events = operator.render_events(scope, inputs, context);
+                    (Input::Events(events.clone()), raw_rows(events, node.raw.clone()))
+                } else {
+                    let rows = operator.render(scope, inputs, context);
+                    (Input::Rows(rows.clone()), rows)
+                };
+                captured.push(capture(rows, &probe));
+                outputs.push(output);
                 states.push(state);
             }
             let (deployment, failed) = (deployment.clone(), failed.clone());

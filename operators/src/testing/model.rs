@@ -38,6 +38,13 @@ pub(crate) enum Kind {
     /// In thousandths.
     Quantile(usize),
     Share,
+    First(ColumnType),
+    Last(ColumnType),
+    Deviation,
+    /// Of few values, which are counted exactly.
+    Approximate,
+    /// A column of `breakdown`, behind all measures.
+    Breakdown,
 }
 
 /// A measure.
@@ -73,8 +80,13 @@ pub(crate) struct Model {
 pub(crate) struct Contribution {
     /// One per window.
     groups: Vec<Group>,
+    by: Vec<Value>,
+    place: Place,
     arguments: Arguments,
 }
+
+/// Event time and the name of the stream; in a source the order of the log decides.
+type Place = (i64, Option<String>);
 
 /// A row's key, and the end of its window.
 type Group = (Vec<Value>, i64);
@@ -104,7 +116,11 @@ impl Model {
             format!("[{}]", texts.join(", "))
         };
         let mut toml = format!("[operators.{name}]\ntype = \"aggregate\"\n");
-        toml += &format!("from = {}\nwindows = {}\n", quoted(&self.from), quoted(&self.windows));
+        toml += &format!("from = {}\n", quoted(&self.from));
+        if !self.windows.is_empty() {
+            let windows: Vec<String> = self.windows.iter().map(|window| spelled(window)).collect();
+            toml += &format!("windows = [{}]\n", windows.join(", "));
+        }
         if self.time != "timestamp" {
             toml += &format!("time = \"{}\"\n", self.time);
         }
@@ -124,7 +140,13 @@ impl Model {
             }
         }
         for measure in &self.measures {
-            toml += &format!("measures.{} = \"{}\"\n", measure.alias, measure.sql);
+            toml += &match measure.kind {
+                Kind::Breakdown => {
+                    let alias = measure.alias.trim_end_matches("_breakdown");
+                    format!("breakdown.{alias} = \"{}\"\n", measure.sql)
+                }
+                _ => format!("measures.{} = \"{}\"\n", measure.alias, measure.sql),
+            };
         }
         toml
     }
@@ -151,17 +173,27 @@ impl Model {
             return None;
         };
         let by: Vec<Value> = self.by.iter().map(|by| by.value(item, self.zone)).collect();
-        let group = |granularity: &&str| {
-            let (start_us, end_us) = naive::window(granularity, self.zone, time_us);
-            let head = [Value::text(granularity), Value::Timestamp(start_us)];
-            (head.into_iter().chain(by.iter().cloned()).collect(), end_us)
+        let groups = |granularity: &&str| -> Vec<Group> {
+            let windows = naive::windows(granularity, self.zone, time_us).into_iter();
+            let head = |start_us| [Value::text(granularity), Value::Timestamp(start_us)];
+            windows
+                .map(|(start_us, end_us)| {
+                    (head(start_us).into_iter().chain(by.iter().cloned()).collect(), end_us)
+                })
+                .collect()
+        };
+        let stream = match item.get("stream") {
+            Cell::Text(stream) => Some(stream),
+            _ => None,
         };
         let argument = |measure: &Measure| {
             let passes = measure.filter.is_none_or(|filter| filter(item) == Some(true));
             passes.then(|| (measure.argument)(item, self.zone))
         };
         Some(Contribution {
-            groups: self.windows.iter().map(group).collect(),
+            groups: self.windows.iter().flat_map(groups).collect(),
+            by: by.clone(),
+            place: (time_us, stream),
             arguments: self.measures.iter().map(argument).collect(),
         })
     }
@@ -171,24 +203,23 @@ impl Model {
         &self,
         contributions: impl IntoIterator<Item = &'a Contribution>,
     ) -> ExpectedRows {
-        let mut groups: BTreeMap<&Group, Vec<&Arguments>> = BTreeMap::new();
+        let mut groups: BTreeMap<&Group, Vec<&Contribution>> = BTreeMap::new();
         for contribution in contributions {
             for group in &contribution.groups {
-                groups.entry(group).or_default().push(&contribution.arguments);
+                groups.entry(group).or_default().push(contribution);
             }
         }
-        let row = |((key, end_us), members): (&Group, Vec<&Arguments>)| {
+        let row = |((key, end_us), members): (&Group, Vec<&Contribution>)| {
             let is = |value: &Value| Expected::Is(value.clone());
             let mut row: Vec<Expected> = key[..2].iter().map(is).collect();
             row.push(Expected::Is(Value::Timestamp(*end_us)));
             row.extend(key[2..].iter().map(is));
             row.extend(self.measures.iter().enumerate().map(|(index, measure)| {
-                let values: Vec<&Cell> = members
-                    .iter()
-                    .filter_map(|arguments| arguments[index].as_ref())
-                    .filter(|value| !value.is_null())
-                    .collect();
-                measure.kind.of(&values)
+                let value = |member: &&Contribution| {
+                    let value = member.arguments[index].clone()?;
+                    (!value.is_null()).then(|| (member.place.clone(), value))
+                };
+                measure.kind.of(members.iter().filter_map(value).collect())
             }));
             (key.clone(), row)
         };
@@ -210,6 +241,33 @@ impl Model {
         let passes = self.condition.is_none_or(|(_, holds)| holds(event) == Some(true));
         let long = |by: &By| (by.get)(event, self.zone).canonical().is_some_and(|t| t.len() > 1024);
         passes && self.by.iter().any(long)
+    }
+}
+
+impl Contribution {
+    /// The time of the item.
+    pub(crate) fn time_us(&self) -> i64 {
+        self.place.0
+    }
+
+    /// The values of `by`.
+    pub(crate) fn by(&self) -> &[Value] {
+        &self.by
+    }
+
+    /// The same in one window alone.
+    pub(crate) fn moved(&self, granularity: &str, start_us: i64, end_us: i64) -> Self {
+        let head = [Value::text(granularity), Value::Timestamp(start_us)];
+        let key = head.into_iter().chain(self.by.iter().cloned()).collect();
+        Self { groups: vec![(key, end_us)], ..self.clone() }
+    }
+}
+
+/// A window as the file has it: `1h/5m` hops.
+fn spelled(window: &str) -> String {
+    match window.split_once('/') {
+        Some((size, every)) => format!("{{ size = \"{size}\", every = \"{every}\" }}"),
+        None => format!("\"{window}\""),
     }
 }
 
@@ -260,8 +318,12 @@ impl By {
 }
 
 impl Kind {
-    /// The measure of the values that are not NULL.
-    fn of(self, values: &[&Cell]) -> Expected {
+    /// The measure of the values that are not NULL, with their places.
+    fn of(self, mut placed: Vec<(Place, Cell)>) -> Expected {
+        // What is equal keeps the order of the log.
+        placed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let values: Vec<&Cell> = placed.iter().map(|(_, value)| value).collect();
+        let values = values.as_slice();
         let doubles = || -> Vec<f64> { values.iter().filter_map(|value| value.double()).collect() };
         match self {
             Self::Count => Expected::bigint(values.len() as i64),
@@ -292,8 +354,62 @@ impl Kind {
                 let share = (!known.is_empty()).then(|| yes as f64 / known.len() as f64);
                 Expected::near(share)
             }
+            Self::First(kind) => edge(placed.iter(), kind),
+            Self::Last(kind) => edge(placed.iter().rev(), kind),
+            Self::Deviation => Expected::near(deviation(values)),
+            Self::Approximate => Self::Distinct.of(placed),
+            Self::Breakdown => {
+                let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+                for value in values {
+                    *counts.entry(value.canonical().expect("not NULL")).or_default() += 1;
+                }
+                let json = serde_json::to_string(&counts).expect("JSON");
+                Expected::Is(Value::Json(json.into()))
+            }
         }
     }
+}
+
+/// The first value that the column can hold. Of rows at one time nobody says which it is.
+fn edge<'a>(placed: impl Iterator<Item = &'a (Place, Cell)>, kind: ColumnType) -> Expected {
+    let placed = placed.filter_map(|(place, value)| Some((place, typed(&[value], kind).pop()?)));
+    let mut placed = placed.peekable();
+    let Some((place, first)) = placed.next() else {
+        return Expected::Is(Value::Null);
+    };
+    if place.1.is_some() {
+        return Expected::Is(first);
+    }
+    let ties = placed.take_while(|(other, _)| *other == place).map(|(_, value)| value);
+    Expected::OneOf(std::iter::once(first).chain(ties).collect())
+}
+
+/// From the differences of all pairs, none of which can cancel.
+fn deviation(values: &[&Cell]) -> Option<f64> {
+    let numbers: Vec<Cell> = values.iter().filter_map(|value| value.number()).collect();
+    let whole = |cell: &Cell| match cell {
+        Cell::Integer(number) => Some(*number),
+        Cell::Float(number) if number.fract() == 0.0 && number.abs() < 1e20 => {
+            Some(*number as i128)
+        }
+        _ => None,
+    };
+    let mut differences = Vec::new();
+    for (index, one) in numbers.iter().enumerate() {
+        for other in &numbers[..index] {
+            differences.push(match (whole(one), whole(other)) {
+                (Some(one), Some(other)) => (one - other) as f64,
+                _ => one.double()? - other.double()?,
+            });
+        }
+    }
+    let largest = differences.iter().fold(0f64, |most, one| most.max(one.abs()));
+    if numbers.len() < 2 || largest == 0.0 {
+        return (numbers.len() >= 2).then_some(0.0);
+    }
+    let squares: f64 = differences.iter().map(|one| (one / largest).powi(2)).sum();
+    let (n, m) = (numbers.len() as f64, numbers.len() as f64 - 1.0);
+    Some((squares / (n * m)).sqrt() * largest)
 }
 
 fn sum(values: &[&Cell]) -> Option<(naive::BigSum, usize)> {
@@ -326,6 +442,7 @@ fn typed(values: &[&Cell], kind: ColumnType) -> Vec<Value> {
         (ColumnType::Bigint, Cell::Integer(number)) => {
             i64::try_from(*number).ok().map(Value::Bigint)
         }
+        (ColumnType::Double, cell) => cell.double().map(Value::double),
         _ => None,
     };
     let mut values: Vec<Value> = values.iter().filter_map(typed).collect();

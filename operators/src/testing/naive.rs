@@ -29,8 +29,47 @@ pub(crate) fn window(granularity: &str, zone: Tz, micros: i64) -> (i64, i64) {
     (day_start(first, zone), day_start(next, zone))
 }
 
+/// Every window `[start, end)` that holds a moment, of a granularity as written: one, unless it hops.
+pub(crate) fn windows(granularity: &str, zone: Tz, micros: i64) -> Vec<(i64, i64)> {
+    let Some((size, every)) = granularity.split_once('/') else {
+        return vec![window(granularity, zone, micros)];
+    };
+    let mut windows = Vec::new();
+    if ["1d", "1w", "1mo"].contains(&every) {
+        let count: usize = size.trim_end_matches(char::is_alphabetic).parse().expect("a count");
+        let mut start_us = window(every, zone, micros).0;
+        for _ in 0..count {
+            let mut end_us = start_us;
+            for _ in 0..count {
+                end_us = window(every, zone, end_us).1;
+            }
+            windows.push((start_us, end_us));
+            start_us = window(every, zone, start_us - 1).0;
+        }
+        return windows;
+    }
+    let (size_us, every_us) = (fixed_length_us(size), fixed_length_us(every));
+    let mut start_us = micros.div_euclid(every_us) * every_us;
+    while micros < start_us + size_us {
+        windows.push((start_us, start_us + size_us));
+        start_us -= every_us;
+    }
+    windows
+}
+
+/// The start of the window before the one that starts here.
+pub(crate) fn start_before(granularity: &str, zone: Tz, start_us: i64) -> i64 {
+    match granularity.split_once('/') {
+        Some((_, every)) if !["1d", "1w", "1mo"].contains(&every) => {
+            start_us - fixed_length_us(every)
+        }
+        Some((_, every)) => window(every, zone, start_us - 1).0,
+        None => window(granularity, zone, start_us - 1).0,
+    }
+}
+
 /// The length of a granularity that is no calendar window.
-fn fixed_length_us(granularity: &str) -> i64 {
+pub(crate) fn fixed_length_us(granularity: &str) -> i64 {
     let units = [
         ("ms", 1_000),
         ("s", 1_000_000),

@@ -4,6 +4,8 @@
 //! A batch is decoded once, and only the fields that the deployment names. It is then shared by all
 //! operators of the worker that decoded it; nothing of it crosses a thread.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use waterwheel_config::expr::{Fields, Program, Val};
@@ -95,6 +97,72 @@ impl Projection {
     }
 }
 
+/// The fields of the events on an edge, while the deployment is planned: those of one source or, behind
+/// an operator that lets events through, of all sources that they come from. A field has the same
+/// slot in the projections of all of them, so that an expression is compiled once.
+#[derive(Clone, Debug)]
+pub struct EventFields {
+    sources: Vec<(Rc<RefCell<Projection>>, Vec<Program>)>,
+}
+
+impl Default for EventFields {
+    /// Those of a source that nobody else reads.
+    fn default() -> Self {
+        Self::source(Rc::default())
+    }
+}
+
+impl EventFields {
+    /// The events of a source.
+    pub fn source(projection: Rc<RefCell<Projection>>) -> Self {
+        Self { sources: vec![(projection, Vec::new())] }
+    }
+
+    /// The events of all of these.
+    pub fn joined<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
+        Self { sources: parts.into_iter().flat_map(|part| part.sources.iter().cloned()).collect() }
+    }
+
+    /// Only the events that meet a condition: what nobody reads further on needs no key.
+    #[must_use]
+    pub fn filtered(mut self, condition: Option<&Program>) -> Self {
+        for (_, conditions) in &mut self.sources {
+            conditions.extend(condition.cloned());
+        }
+        self
+    }
+
+    /// The slot of a field, allotted on first use.
+    pub fn slot(&self, field: &Field) -> usize {
+        if let [(projection, _)] = self.sources.as_slice() {
+            return projection.borrow_mut().slot(field);
+        }
+        let projections = || self.sources.iter().map(|(projection, _)| projection);
+        let longest = projections().map(|one| one.borrow().fields.len()).max().unwrap_or(0);
+        let is_shared =
+            |slot: &usize| projections().all(|one| one.borrow().fields.get(*slot) == Some(field));
+        (0..longest).find(is_shared).unwrap_or_else(|| {
+            for projection in projections() {
+                // What fills up to the new slot is decoded once more; slots never move.
+                projection.borrow_mut().fields.resize(longest, field.clone());
+            }
+            for projection in projections().filter(|one| one.borrow().fields.len() == longest) {
+                projection.borrow_mut().fields.push(field.clone());
+            }
+            longest
+        })
+    }
+
+    /// Notes that these expressions are keys, for the events that pass the condition.
+    pub fn need_keys(&self, condition: Option<&Program>, keys: &[Program]) {
+        for (projection, conditions) in &self.sources {
+            let conditions: Vec<Program> = conditions.iter().chain(condition).cloned().collect();
+            let condition = (!conditions.is_empty()).then_some(Program::And(conditions));
+            projection.borrow_mut().keys.push(KeyNeed { condition, keys: keys.to_vec() });
+        }
+    }
+}
+
 /// One decoded field. Texts lie in the batch's buffer, or in `scratch` where they had escapes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the variants are those of JSON")]
@@ -152,11 +220,11 @@ pub struct EventBatch {
     pub stream: Arc<str>,
     /// Subjects, headers and payloads of the messages, one after another. A message that was not
     /// UTF-8 has no event, and is blotted out here.
-    pub text: String,
+    pub text: Arc<String>,
     /// The messages they come from.
-    pub messages: Vec<RawMessage>,
+    pub messages: Arc<Vec<RawMessage>>,
     /// Texts that had escapes, and made-up ids.
-    pub scratch: String,
+    pub scratch: Arc<String>,
     /// How many slots each event has.
     pub stride: usize,
     /// The slots of all events, one event after another.
@@ -169,6 +237,32 @@ impl EventBatch {
     /// One event.
     pub fn view(&self, index: usize) -> EventView<'_> {
         EventView { batch: self, index }
+    }
+
+    /// The events that take part in operators and pass; none of them is late.
+    #[must_use]
+    pub fn filtered(&self, passes: impl Fn(&EventView<'_>) -> bool) -> Self {
+        let mut rest = self.without_events();
+        for event in self.accepted().filter(passes) {
+            let start = event.index * self.stride;
+            rest.slots.extend_from_slice(&self.slots[start..start + self.stride]);
+            rest.events.push(*event.meta());
+        }
+        rest
+    }
+
+    /// The same messages and texts, which are shared.
+    fn without_events(&self) -> Self {
+        Self {
+            source: self.source,
+            stream: self.stream.clone(),
+            text: self.text.clone(),
+            messages: self.messages.clone(),
+            scratch: self.scratch.clone(),
+            stride: self.stride,
+            slots: Vec::new(),
+            events: Vec::new(),
+        }
     }
 
     /// The events that take part in operators: all but the late ones.
@@ -235,7 +329,18 @@ impl<'a> EventView<'a> {
         self.batch.val(self.batch.slots[self.index * self.batch.stride + slot])
     }
 
-    fn message(&self) -> Option<&'a RawMessage> {
+    /// The name of its stream, or the path of its file.
+    pub fn stream(&self) -> &'a Arc<str> {
+        &self.batch.stream
+    }
+
+    /// A part of its message.
+    pub fn text(&self, range: &std::ops::Range<u32>) -> &'a str {
+        self.batch.text(range.clone())
+    }
+
+    /// Its message.
+    pub fn message(&self) -> Option<&'a RawMessage> {
         self.batch.messages.get(self.meta().message as usize)
     }
 }
@@ -271,6 +376,15 @@ pub struct RawColumns {
 impl RawColumns {
     /// Allots the slots that raw rows need.
     pub fn project(projection: &mut Projection) -> Self {
+        Self::allot(&mut |field| projection.slot(field))
+    }
+
+    /// The same for the events on an edge.
+    pub fn of(events: &EventFields) -> Self {
+        Self::allot(&mut |field| events.slot(field))
+    }
+
+    fn allot(slot: &mut dyn FnMut(&Field) -> usize) -> Self {
         let schema = raw_schema();
         let mut late = 0;
         let slots = schema
@@ -286,10 +400,10 @@ impl RawColumns {
                     }
                     _ => Field::Payload,
                 };
-                (projection.slot(&field), column.kind)
+                (slot(&field), column.kind)
             })
             .collect();
-        let traceparent = projection.slot(&Field::Header(TRACEPARENT));
+        let traceparent = slot(&Field::Header(TRACEPARENT));
         Self { slots, late, traceparent }
     }
 

@@ -18,11 +18,17 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// | `parquet.stray.removed` | a start after a crash that left a file behind in `staging/` |
 /// | `parquet.file.published` | a start after a crash between a commit and its files' renaming |
 /// | `parquet.entry.pruned` | the 101st commit |
+/// | `idle.decided`, `idle.log.written`, `idle.log.durable` | a source with `idle_after` that is silent |
 pub const POINTS: &[&str] = &[
     "intake.opened",
     "intake.batch.handed",
     "epoch.sealed",
     "epoch.delivered",
+    // A source is not waited for any more; nobody knows yet.
+    "idle.decided",
+    // That is in the log, which is not synced yet.
+    "idle.log.written",
+    "idle.log.durable",
     // The consumer is made; nothing is read yet.
     "nats.source.opened",
     // A stream was compared with a position.

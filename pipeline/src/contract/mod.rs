@@ -2,6 +2,7 @@
 //! the traits of the three kinds of component.
 
 pub mod batch;
+pub mod bucket;
 pub mod catalog;
 pub mod clock;
 pub mod epoch;

@@ -35,6 +35,9 @@ const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 /// How long one server may take to answer a connect, and to answer a request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The longest pause between two attempts to connect again.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
+
 /// A login that was good and is refused so long will not be good again by itself.
 const REFUSAL_BORNE: Duration = Duration::from_secs(5);
 
@@ -290,14 +293,12 @@ impl Connection {
     /// # Errors
     /// The server is there and refuses the login, again and again.
     pub async fn connected(&self) -> Result<(), Fault> {
-        let mut connects = self.connects.clone();
-        while self.client.connection_state() != State::Connected {
-            if let Some(refused) = self.api.refused() {
-                return Err(refused.fault("reconnecting"));
-            }
-            let _ = tokio::time::timeout(Duration::from_millis(250), connects.changed()).await;
-        }
-        Ok(())
+        self.api.connected().await.map_err(|refused| refused.fault("reconnecting"))
+    }
+
+    /// True while a server is connected.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 }
 
@@ -334,7 +335,7 @@ pub async fn connect(spec: &ConnectionSpec, name: &str) -> Result<Connection, Fa
         (None, Some(domain)) => format!("$JS.{domain}.API"),
         (None, None) => "$JS.API".to_owned(),
     };
-    let api = Api::new(client.clone(), prefix, address.clone(), heard);
+    let api = Api::new(client.clone(), prefix, address.clone(), connects.clone(), heard);
     Ok(Connection { client, api, address, connects })
 }
 
@@ -370,12 +371,20 @@ impl Heard {
     }
 }
 
+/// The pause before an attempt to connect again. The library's own grows to four seconds, for which
+/// everything would wait after the server is back.
+fn reconnect_delay(attempts: usize) -> Duration {
+    let doubled = Duration::from_millis(1) * 2_u32.saturating_pow(attempts.min(16) as u32);
+    if attempts == 0 { Duration::ZERO } else { doubled.min(RECONNECT_PAUSE_MAX) }
+}
+
 fn options(settings: &Settings, name: &str) -> ConnectOptions {
     let mut options = ConnectOptions::new()
         .name(name)
         .connection_timeout(PATIENCE)
         .request_timeout(Some(PATIENCE))
         .ping_interval(Duration::from_secs(10))
+        .reconnect_delay_callback(reconnect_delay)
         .subscription_capacity(SUBSCRIPTION_CAPACITY);
     if let Some(ca) = &settings.ca {
         options = options.add_root_certificates(ca.into());

@@ -6,12 +6,15 @@
 //! expressions on borrowed fields, combines what it can, and only then sends anything to another
 //! worker.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use chrono_tz::Tz;
-use differential_dataflow::VecCollection;
+use differential_dataflow::{AsCollection, VecCollection};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::Operator as _;
+use timely::dataflow::operators::generic::operator::empty;
 use timely::dataflow::{Scope, Stream};
 use waterwheel_config::expr::{self, Binding, ExprError, Fields, Kind, Val};
 use waterwheel_config::finding::Span;
@@ -20,9 +23,10 @@ use waterwheel_config::schema::SchemaRef;
 use waterwheel_config::section::Section;
 use waterwheel_config::value::Row;
 
+use super::batch::RawBatch;
 use super::clock::{Clock, StateGauge, Watermark};
 use super::epoch::Epoch;
-use super::event::{Envelope, EventBatch, EventView, Field, Projection};
+use super::event::{Envelope, EventBatch, EventFields, EventView, Field, RawColumns};
 use super::state::{Keeper, StatePart};
 
 /// A collection of rows.
@@ -93,8 +97,8 @@ pub struct InputPlan {
 /// What flows into an operator.
 #[derive(Clone, Debug)]
 pub enum InputFlow {
-    /// Events of a source, by what is decoded of them.
-    Events(Rc<RefCell<Projection>>),
+    /// Events of sources, by what is decoded of them.
+    Events(EventFields),
     /// Rows of another operator, or dead letters.
     Rows(SchemaRef),
 }
@@ -103,7 +107,7 @@ impl InputPlan {
     /// Stands in for an input of which nothing is known, so that the settings of what reads it can
     /// be checked all the same: in events every name is a field.
     pub fn stand_in(name: &str) -> Self {
-        let flow = InputFlow::Events(Rc::default());
+        let flow = InputFlow::Events(EventFields::default());
         Self { name: name.to_owned(), flow, watermark: Watermark::source(0) }
     }
 
@@ -122,9 +126,8 @@ impl InputPlan {
 
     /// Notes that these expressions are keys, for the events that pass the condition.
     pub fn need_keys(&self, condition: Option<&expr::Program>, keys: Vec<expr::Program>) {
-        if let InputFlow::Events(projection) = &self.flow {
-            let need = super::event::KeyNeed { condition: condition.cloned(), keys };
-            projection.borrow_mut().keys.push(need);
+        if let InputFlow::Events(events) = &self.flow {
+            events.need_keys(condition, &keys);
         }
     }
 }
@@ -140,9 +143,9 @@ impl expr::Scope for InputScope<'_> {
     fn resolve(&mut self, path: &[String]) -> Result<Binding, ExprError> {
         match &self.input.flow {
             InputFlow::Rows(schema) => resolve_column(&self.input.name, schema, path),
-            InputFlow::Events(projection) => {
+            InputFlow::Events(events) => {
                 let (field, kind) = event_field(path);
-                Ok(Binding { slot: projection.borrow_mut().slot(&field), kind })
+                Ok(Binding { slot: events.slot(&field), kind })
             }
         }
     }
@@ -199,6 +202,9 @@ pub struct OperatorContext {
     pub name: String,
     /// Its inputs, in the order of [`OperatorKind::inputs`].
     pub inputs: Vec<InputPlan>,
+    /// To be set by an operator that lets events through: their fields. It is rendered by
+    /// [`Operator::render_events`] then, and what reads it sees events and not rows.
+    pub events: Option<EventFields>,
 }
 
 /// A planned operator.
@@ -221,7 +227,8 @@ pub struct Planned {
     pub meaning: String,
 }
 
-/// One input, rendered.
+/// One input, rendered; the same for what comes out of an operator.
+#[derive(Clone)]
 pub enum Input<'s> {
     /// Events of a source.
     Events(Events<'s>),
@@ -244,7 +251,15 @@ pub struct RenderContext {
     pub fingerprint: u128,
     /// Saves its state and gives it back.
     pub keeper: Keeper,
+    /// Decodes messages of a source again, by the source's index: for an operator that keeps events.
+    pub decoders: Decoders,
 }
+
+/// Makes events of messages that were events before; as many of them, and none is late.
+pub type Decoder = Arc<dyn Fn(RawBatch) -> EventBatch + Send + Sync>;
+
+/// By the index of the source.
+pub type Decoders = Rc<[Decoder]>;
 
 impl RenderContext {
     /// A named part of the operator's state.
@@ -268,6 +283,42 @@ pub trait Operator: Send + Sync {
         inputs: Vec<Input<'s>>,
         context: RenderContext,
     ) -> Rows<'s>;
+
+    /// The same for an operator that lets events through, see [`OperatorContext::events`]: no event
+    /// that comes out is late.
+    fn render_events<'s>(
+        &self,
+        scope: Scope<'s, Epoch>,
+        _inputs: Vec<Input<'s>>,
+        _context: RenderContext,
+    ) -> Events<'s> {
+        empty(scope)
+    }
+}
+
+/// Events as rows, late ones included.
+pub fn raw_rows<'s>(events: Events<'s>, columns: Option<RawColumns>) -> Rows<'s> {
+    events
+        .unary::<CapacityContainerBuilder<Vec<(Row, Epoch, isize)>>, _, _, _>(
+            Pipeline,
+            "RawRows",
+            move |_capability, _info| {
+                move |input, output| {
+                    input.for_each(|time, batches| {
+                        let mut session = output.session(&time);
+                        for (batch, epoch, _) in batches.drain(..) {
+                            let Some(columns) = &columns else {
+                                continue;
+                            };
+                            for index in 0..batch.events.len() {
+                                session.give((columns.row(&batch.view(index)), epoch, 1));
+                            }
+                        }
+                    });
+                }
+            },
+        )
+        .as_collection()
 }
 
 /// One item of an input, whichever it is, as the fields of an expression.

@@ -179,6 +179,12 @@ pub trait Sink: Send {
         self.check_reset()
     }
 
+    /// Records where a sink that holds nothing begins, durably before this returns. A sink that keeps
+    /// no progress has nothing to record.
+    async fn begin(&mut self, begin: &Progress) -> Result<(), Fault> {
+        if self.keeps_progress() { self.reset(begin).await } else { Ok(()) }
+    }
+
     /// Makes the changes and the progress durable in one step, or keeps them for a step of its own
     /// (a file that is still growing). Returns the newest progress that is durable.
     ///

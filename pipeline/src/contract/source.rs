@@ -1,5 +1,7 @@
 //! What a source is: it opens at a position and hands on batches of raw messages in log order.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use waterwheel_config::section::Section;
 
@@ -46,6 +48,18 @@ pub enum Next {
     End,
 }
 
+/// How a log stands while nothing comes from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is to be said.
+    Reading,
+    /// It certainly has had nothing new for so long: it was connected and asked for more all the
+    /// time, and nothing waits.
+    Silent(Duration),
+    /// It cannot be read at the moment, and is waited for: why, with no secret.
+    Away(String),
+}
+
 /// A kind of source, for `check`, the documentation and the planner.
 pub struct SourceKind {
     /// The word for `type`.
@@ -78,6 +92,11 @@ pub trait SourceSpec: Send + Sync {
         false
     }
 
+    /// True if it can be silent, and says so ([`Standing::Silent`]): what `idle_after` needs.
+    fn can_be_silent(&self) -> bool {
+        false
+    }
+
     /// What it reads, in a few words, for `explain` (no secret): ``stream EVENTS on host:4222``.
     fn describe(&self) -> String;
 
@@ -88,6 +107,11 @@ pub trait SourceSpec: Send + Sync {
     /// False where messages carry no time of a broker, which `max_future` is measured by.
     fn has_broker_time(&self) -> bool {
         true
+    }
+
+    /// The name of the log, which its messages carry as their stream, as far as the settings tell.
+    fn stream(&self) -> Option<String> {
+        None
     }
 
     /// True if this can be a position in the log that it reads, as far as the settings tell.
@@ -114,6 +138,11 @@ pub trait Source: Send {
     /// The next messages. Cancel-safe: a call that is dropped loses nothing. Waits while the log
     /// has nothing new.
     async fn next(&mut self) -> Result<Next, Fault>;
+
+    /// How the log stands. Asked now and then while [`Source::next`] waits.
+    fn standing(&self) -> Standing {
+        Standing::Reading
+    }
 
     /// Everything up to here is durable in every sink and will never be asked for again, also not
     /// by a run that starts from the oldest checkpoint: a queue may forget it now.

@@ -24,6 +24,14 @@ pub fn text(deployment: &Deployment) -> String {
         line(&mut out, format_args!("  reads      {}", node.spec.describe()));
         line(&mut out, format_args!("  until      {until}"));
         line(&mut out, format_args!("  watermark  {lateness} behind its largest timestamp"));
+        if let Some(idle_after_us) = node.idle_after_us {
+            let after = format_duration(idle_after_us);
+            line(&mut out, format_args!("  idle       after {after} of silence: not waited for"));
+        }
+        if deployment.sources.len() > 1 {
+            let skew = format_duration(node.skew_max_us);
+            line(&mut out, format_args!("  skew       at most {skew} ahead of the others"));
+        }
     }
     for (index, node) in deployment.operators.iter().enumerate() {
         line(&mut out, format_args!("\noperator {} ({})", node.name, node.kind));
@@ -31,7 +39,7 @@ pub fn text(deployment: &Deployment) -> String {
         line(&mut out, format_args!("  state      {}", node.planned.state_bound));
         line(&mut out, format_args!("  watermark  {}", watermark(node)));
         let schema = deployment.schema(InputRef::Operator(index));
-        line(&mut out, format_args!("  final      {}", finality(&schema)));
+        line(&mut out, format_args!("  final      {}", finality(node)));
         columns(&mut out, &schema);
     }
     for node in &deployment.sinks {
@@ -86,6 +94,10 @@ pub fn json(deployment: &Deployment) -> String {
         more(out, "reads", &node.spec.describe());
         more(out, "until", until_name(node.until));
         push(out, format_args!(",\"lateness_us\":{}", node.lateness_us));
+        if let Some(idle_after_us) = node.idle_after_us {
+            push(out, format_args!(",\"idle_after_us\":{idle_after_us}"));
+        }
+        push(out, format_args!(",\"max_skew_us\":{}", node.skew_max_us));
     });
     list(&mut out, "operators", &deployment.operators, |out, node| {
         field(out, "name", &node.name);
@@ -94,6 +106,7 @@ pub fn json(deployment: &Deployment) -> String {
         more(out, "state", &node.planned.state_bound);
         let delay_us = node.planned.watermark.delay_us();
         push(out, format_args!(",\"watermark_delay_us\":{delay_us}"));
+        push(out, format_args!(",\"held_back_us\":{}", node.planned.held_back_us));
         columns_json(out, &node.planned.schema);
     });
     list(&mut out, "sinks", &deployment.sinks, |out, node| {
@@ -139,24 +152,39 @@ fn input_names(deployment: &Deployment, inputs: &[InputRef]) -> String {
 }
 
 fn watermark(node: &OperatorNode) -> String {
-    match node.planned.watermark.delay_us() {
+    let own = match node.planned.watermark.delay_us() {
         0 => "that of its inputs".to_owned(),
         delay_us => format!("{} behind that of the sources", format_duration(delay_us)),
+    };
+    match node.planned.held_back_us {
+        0 => own,
+        held_us => format!("{own}, held back by {} for what reads it", format_duration(held_us)),
     }
 }
 
-fn finality(schema: &Schema) -> String {
-    match schema.finality {
-        Finality::Immediate => "as soon as a row is out".to_owned(),
-        Finality::At { column, plus_us } => {
-            let name = &schema.columns[column].name;
-            match plus_us {
-                0 => format!("when the watermark reaches {name}"),
-                plus_us => {
-                    format!("when the watermark reaches {name} + {}", format_duration(plus_us))
-                }
-            }
+/// When a row is final, by the watermark of the operator's inputs.
+fn finality(node: &OperatorNode) -> String {
+    let schema = &node.planned.schema;
+    let name = |column: usize| schema.columns[column].name.as_str();
+    let (moment, plus_us) = match schema.finality.delayed(node.planned.held_back_us) {
+        Finality::Immediate => return "as soon as a row is out".to_owned(),
+        Finality::At { column, plus_us } => (name(column).to_owned(), plus_us),
+        Finality::Silent { expire_us: None } => return "when the stream has ended".to_owned(),
+        Finality::Silent { expire_us: Some(expire_us) } => {
+            ("the time of its last event".to_owned(), expire_us)
         }
+        Finality::PeriodEnd { start, count, plus_us, .. } => {
+            (format!("the end of {} + {}", name(start), name(count)), plus_us)
+        }
+    };
+    // A bound that still belongs to the row ends a microsecond later.
+    let (comes, plus_us) = match plus_us % 1_000 {
+        1 => ("has passed", plus_us - 1),
+        _ => ("reaches", plus_us),
+    };
+    match plus_us {
+        0 => format!("when the watermark {comes} {moment}"),
+        plus_us => format!("when the watermark {comes} {moment} + {}", format_duration(plus_us)),
     }
 }
 

@@ -5,15 +5,16 @@ mod engine;
 pub mod explain;
 pub(crate) mod fingerprint;
 mod plan;
+pub mod rehearsal;
 mod sources;
 mod stand_in;
 mod tables;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use waterwheel_config::schema::SchemaRef;
 
+use crate::contract::bucket::Place;
 use crate::contract::clock::Watermark;
 use crate::contract::event::{RawColumns, dead_letter_schema, raw_schema};
 use crate::contract::operator::Planned;
@@ -22,7 +23,7 @@ use crate::contract::sink::{Emit, SinkContext, SinkSpec, is_same_meaning};
 use crate::contract::source::{Reading, SourceSpec, Until};
 use crate::runtime::decode::DecodePlan;
 
-pub use plan::plan;
+pub use plan::{StageSink, check, plan, plan_stage};
 
 /// A deployment without findings, ready to be run.
 pub struct Deployment {
@@ -45,8 +46,8 @@ pub struct Deployment {
 /// Where and how often the state of the operators is saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointSettings {
-    /// The directory; every pipeline has one of its own below.
-    pub path: PathBuf,
+    /// The directory or the bucket; every pipeline has one of its own below.
+    pub place: Place,
     /// The time between two checkpoints, in microseconds.
     pub every_us: i64,
     /// How many are kept.
@@ -78,6 +79,10 @@ pub struct SourceNode {
     pub accepted_gaps: Vec<Gap>,
     /// How far behind the largest timestamp an event may be.
     pub lateness_us: i64,
+    /// After so long a silence others no longer wait for it, in microseconds.
+    pub idle_after_us: Option<i64>,
+    /// How far it may be ahead of another source that has messages, in event time.
+    pub skew_max_us: i64,
     /// How its messages are decoded.
     pub decode: Arc<DecodePlan>,
     /// How raw rows are made of its events, where a sink wants them.
@@ -96,6 +101,10 @@ pub struct OperatorNode {
     pub planned: Planned,
     /// A hash over everything that gives its rows and its state their meaning.
     pub fingerprint: u128,
+    /// True if it lets events through.
+    pub gives_events: bool,
+    /// How raw rows are made of these, where a sink wants them.
+    pub raw: Option<RawColumns>,
 }
 
 /// A sink of the graph.
@@ -114,6 +123,8 @@ pub struct SinkNode {
     pub context: SinkContext,
     /// A hash over everything that gives its rows their meaning, and one for each part of it.
     pub fingerprint: String,
+    /// Where the pipeline runs already and it is new, it takes what comes from now on.
+    pub begins_now: bool,
 }
 
 impl SinkNode {

@@ -1,6 +1,8 @@
 //! From a document to a deployment: names are resolved, cycles found, components planned in the
 //! order of the flow. Everything wrong becomes a finding; planning goes on as far as it can.
 
+mod stage;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,21 +14,35 @@ use waterwheel_config::section::Section;
 use super::cycles::report_cycles;
 use super::engine::{Engine, engine};
 use super::fingerprint::{PLACE, Parts, fingerprint};
-use super::sources::{SourceDraft, plan_source};
+use super::rehearsal::{self, Files};
+use super::sources::{Beside, SourceDraft, plan_source};
 use super::stand_in::{self, Known};
-use super::tables::{chosen_kind, named_tables, none_of, operator_kind, refuse_name};
+use super::tables::{chosen_kind, named_tables, none_of, refuse_name};
 use super::{Deployment, InputRef, OperatorNode, SinkNode, SourceNode};
 use crate::contract::catalog::Catalog;
 use crate::contract::clock::Watermark;
-use crate::contract::event::{DEAD_LETTER, RawColumns, dead_letter_schema, raw_schema};
+use crate::contract::event::{
+    DEAD_LETTER, EventFields, RawColumns, dead_letter_schema, raw_schema,
+};
 use crate::contract::operator::{
     InputFlow, InputName, InputPlan, OperatorContext, OperatorKind, Planned,
 };
 use crate::contract::sink::{Emit, InputRole, SinkContext, SinkInput, SinkSpec};
 use crate::runtime::decode::DecodePlan;
 
+pub use stage::{StageSink, plan_stage};
+
 /// Plans a document; `None` if it has errors, which are then among its findings.
 pub fn plan(document: &Document, catalog: &Catalog) -> Option<Deployment> {
+    plan_with(document, catalog, &Files::Left)
+}
+
+/// As [`plan`], and looks at the files that the tests of the deployment name.
+pub fn check(document: &Document, catalog: &Catalog) -> Option<Deployment> {
+    plan_with(document, catalog, &Files::beside(&document.path))
+}
+
+fn plan_with(document: &Document, catalog: &Catalog, files: &Files) -> Option<Deployment> {
     // In what is no TOML, what seems to be missing may be there.
     if document.findings.has_errors() {
         return None;
@@ -34,12 +50,12 @@ pub fn plan(document: &Document, catalog: &Catalog) -> Option<Deployment> {
     let root = document.root();
     let name = pipeline_name(&root);
     let engine = engine(&root);
-    root.refuse(&["tests"]);
     let mut planner = Planner::new(catalog);
-    planner.sources(&root);
+    planner.sources(&root, engine.keeps_checkpoints);
     planner.operators(&root);
     let sinks = planner.sinks(&root, name.as_deref().unwrap_or_default());
     planner.warn_of_unread(&root, &sinks);
+    rehearsal::read(&root, &planner.source_names, &planner.outlets(), files);
     root.finish();
     if document.findings.has_errors() {
         return None;
@@ -62,9 +78,13 @@ struct Planner<'c> {
     /// The names of all sources in the file, planned or not.
     source_names: Vec<String>,
     operators: Vec<(OperatorNode, String)>,
+    /// Of operators that let events through: their fields, by the operator's index.
+    events: BTreeMap<usize, EventFields>,
     /// The names of all operators in the file, planned or not.
     operator_names: Vec<String>,
     raw: BTreeMap<usize, RawColumns>,
+    /// True where no server is reached, so that what names one need not be known.
+    is_rehearsal: bool,
 }
 
 /// An operator's table before it is planned.
@@ -82,20 +102,24 @@ impl<'c> Planner<'c> {
             sources: Vec::new(),
             source_names: Vec::new(),
             operators: Vec::new(),
+            events: BTreeMap::new(),
             operator_names: Vec::new(),
             raw: BTreeMap::new(),
+            is_rehearsal: false,
         }
     }
 
-    fn sources(&mut self, root: &Section<'_>) {
+    fn sources(&mut self, root: &Section<'_>, keeps_checkpoints: bool) {
         let mut tables = named_tables(root, "sources", "source");
         // Events of one time are taken in the order of their sources, which must not depend on how
         // the file is laid out.
         tables.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let is_alone = tables.len() == 1;
         for (name, section) in tables {
             self.source_names.push(name.clone());
             let index = self.sources.len() as u16;
-            self.sources.extend(plan_source(section, &name, index, self.catalog));
+            let beside = Beside { is_alone, keeps_checkpoints, is_rehearsal: self.is_rehearsal };
+            self.sources.extend(plan_source(section, &name, index, beside, self.catalog));
         }
         if self.source_names.is_empty() {
             let message = "the deployment has no source".to_owned();
@@ -119,7 +143,7 @@ impl<'c> Planner<'c> {
                 name = format!("operators.{name}");
             }
             self.operator_names.push(name.clone());
-            let Some(kind) = operator_kind(&section, &names) else {
+            let Some(kind) = chosen_kind(&section, &names) else {
                 section.abandon();
                 continue;
             };
@@ -168,7 +192,7 @@ impl<'c> Planner<'c> {
             plans.push(InputPlan::stand_in(DEAD_LETTER));
         }
         let guessed = known.is_empty() || known.contains(&Known::Unplanned);
-        let mut context = OperatorContext { name: draft.name.clone(), inputs: plans };
+        let mut context = OperatorContext { name: draft.name.clone(), inputs: plans, events: None };
         let before = draft.section.findings().len();
         let planned = (draft.kind.plan)(&draft.section, &mut context);
         if guessed {
@@ -182,8 +206,12 @@ impl<'c> Planner<'c> {
         };
         let meaning = self.meaning(draft.kind.name, &planned, &inputs);
         let fingerprint = fingerprint(std::slice::from_ref(&meaning));
-        let node =
-            OperatorNode { name: draft.name, kind: draft.kind.name, inputs, planned, fingerprint };
+        let (name, kind, raw) = (draft.name, draft.kind.name, None);
+        let gives_events = context.events.is_some();
+        let node = OperatorNode { name, kind, inputs, planned, fingerprint, gives_events, raw };
+        if let Some(events) = context.events {
+            self.events.insert(self.operators.len(), events);
+        }
         self.operators.push((node, meaning));
     }
 
@@ -251,14 +279,17 @@ impl<'c> Planner<'c> {
         match input {
             InputRef::Source(index) => InputPlan {
                 name: self.sources[index].name.clone(),
-                flow: InputFlow::Events(self.sources[index].projection.clone()),
+                flow: InputFlow::Events(EventFields::source(
+                    self.sources[index].projection.clone(),
+                )),
                 watermark: Watermark::source(index as u16),
             },
             InputRef::Operator(index) => {
                 let node = &self.operators[index].0;
+                let rows = || InputFlow::Rows(node.planned.schema.clone());
                 InputPlan {
                     name: node.name.clone(),
-                    flow: InputFlow::Rows(node.planned.schema.clone()),
+                    flow: self.events.get(&index).cloned().map_or_else(rows, InputFlow::Events),
                     watermark: node.planned.watermark.delayed(node.planned.held_back_us),
                 }
             }
@@ -359,7 +390,8 @@ impl<'c> Planner<'c> {
             "final" => Emit::Final,
             _ => Emit::Changes,
         });
-        section.refuse(&["begin"]);
+        let begins_now =
+            section.choice("begin", &["start", "now"]).is_some_and(|it| it.value == "now");
         let names = crate::contract::operator::inputs_from(&section);
         names.iter().for_each(|input| self.report_unknown(&section, input));
         let known: Vec<Known> = names.iter().map(|input| self.known(&input.name)).collect();
@@ -367,6 +399,11 @@ impl<'c> Planner<'c> {
             if let Known::Planned(InputRef::Source(index)) = known {
                 let mut projection = self.sources[*index].projection.borrow_mut();
                 self.raw.insert(*index, RawColumns::project(&mut projection));
+            }
+            if let Known::Planned(InputRef::Operator(index)) = known
+                && let Some(events) = self.events.get(index)
+            {
+                self.operators[*index].0.raw = Some(RawColumns::of(events));
             }
         }
         let inputs = names.iter().zip(&known).map(|(input, known)| match known {
@@ -396,6 +433,7 @@ impl<'c> Planner<'c> {
             inputs,
             context,
             fingerprint,
+            begins_now,
         })
     }
 
@@ -409,17 +447,14 @@ impl<'c> Planner<'c> {
             InputRef::Operator(index) => {
                 let node = &self.operators[index].0;
                 let mut schema = (*node.planned.schema).clone();
-                if let Finality::At { plus_us, .. } = &mut schema.finality {
-                    let planned = &node.planned;
-                    let delay_us =
-                        planned.watermark.delay_us().saturating_add(planned.held_back_us);
-                    *plus_us = plus_us.saturating_add(delay_us);
-                }
-                SinkInput {
-                    name: node.name.clone(),
-                    role: InputRole::Operator,
-                    schema: Arc::new(schema),
-                }
+                let planned = &node.planned;
+                let delay_us = planned.watermark.delay_us().saturating_add(planned.held_back_us);
+                schema.finality = schema.finality.delayed(delay_us);
+                let role = match node.gives_events {
+                    true => InputRole::RawEvents,
+                    false => InputRole::Operator,
+                };
+                SinkInput { name: node.name.clone(), role, schema: Arc::new(schema) }
             }
             InputRef::DeadLetters => SinkInput {
                 name: DEAD_LETTER.to_owned(),
@@ -460,12 +495,14 @@ impl<'c> Planner<'c> {
                 until: draft.until,
                 accepted_gaps: Vec::new(),
                 lateness_us: draft.settings.lateness_us,
+                idle_after_us: draft.idle_after_us,
+                skew_max_us: draft.skew_max_us,
                 decode: Arc::new(DecodePlan::new(draft.settings, draft.projection.take())),
                 raw: raw.get(&index).cloned(),
             })
             .collect();
         let operators = self.operators.into_iter().map(|(node, _)| node).collect();
-        let Engine { workers, flush_us, checkpoint } = engine;
+        let Engine { workers, flush_us, checkpoint, keeps_checkpoints: _ } = engine;
         Deployment { name, workers, flush_us, checkpoint, sources, operators, sinks }
     }
 }

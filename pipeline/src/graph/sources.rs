@@ -17,6 +17,23 @@ use crate::runtime::decode::EventSettings;
 const LATENESS_DEFAULT_US: i64 = 30 * SECOND_US;
 const BYTES_MAX_DEFAULT: u64 = 1 << 20;
 
+/// Where the deployment does not say: so far ahead of another source is one read.
+const SKEW_MAX_DEFAULT_US: i64 = 10 * 60 * SECOND_US;
+
+/// The server that a source reads from says every second that nothing has come.
+const IDLE_AFTER_LEAST_US: i64 = SECOND_US;
+
+/// What a source must know of what stands beside it.
+#[derive(Clone, Copy)]
+pub(super) struct Beside {
+    /// There is no other source.
+    pub(super) is_alone: bool,
+    /// There is a place for checkpoints, and so for what the clock decides.
+    pub(super) keeps_checkpoints: bool,
+    /// The tests of the deployment are run: its logs are in memory.
+    pub(super) is_rehearsal: bool,
+}
+
 /// A source while the operators that read it are planned.
 pub(super) struct SourceDraft {
     pub(super) name: String,
@@ -24,6 +41,8 @@ pub(super) struct SourceDraft {
     pub(super) spec: Box<dyn SourceSpec>,
     pub(super) until: Until,
     pub(super) settings: EventSettings,
+    pub(super) idle_after_us: Option<i64>,
+    pub(super) skew_max_us: i64,
     /// Grows with every field that an operator or a sink names.
     pub(super) projection: Rc<RefCell<Projection>>,
     pub(super) meaning: String,
@@ -34,6 +53,7 @@ pub(super) fn plan_source(
     section: Section<'_>,
     name: &str,
     index: u16,
+    beside: Beside,
     catalog: &Catalog,
 ) -> Option<SourceDraft> {
     let names: Vec<&'static str> = catalog.sources.iter().map(|kind| kind.name).collect();
@@ -56,8 +76,17 @@ pub(super) fn plan_source(
     let bytes_max = section.size("max_bytes").map_or(BYTES_MAX_DEFAULT, |size| size.value);
     let mapping = EventMapping::read(&section);
     refuse_format(&section);
-    section.refuse(&["schemas", "types", "idle_after", "max_skew"]);
-    let spec = (kind.plan)(&section);
+    section.refuse(&["schemas", "types"]);
+    let skew_max_us = section.duration("max_skew").map_or(SKEW_MAX_DEFAULT_US, |skew| skew.value);
+    let spec = match beside.is_rehearsal {
+        // What only says where the log is, nobody needs.
+        true => section.with_stand_in_variables(|section| (kind.plan)(section)),
+        false => (kind.plan)(&section),
+    };
+    let idle_after_us = idle_after(&section, spec.as_deref(), kind.name, beside);
+    if beside.is_alone && section.has("max_skew") {
+        warn_of_one(&section, "max_skew");
+    }
     section.finish();
     let spec = spec?;
     let settings = EventSettings {
@@ -75,9 +104,52 @@ pub(super) fn plan_source(
         spec,
         until,
         settings,
+        idle_after_us,
+        skew_max_us,
         projection: Rc::default(),
         meaning,
     })
+}
+
+/// After how long a silence others no longer wait for the source.
+fn idle_after(
+    section: &Section<'_>,
+    spec: Option<&dyn SourceSpec>,
+    kind: &str,
+    beside: Beside,
+) -> Option<i64> {
+    let is_never_silent = spec.is_some_and(|spec| !spec.can_be_silent());
+    if is_never_silent && !section.has("idle_after") {
+        return None;
+    }
+    let after = section.duration("idle_after")?;
+    let findings = section.findings();
+    if is_never_silent {
+        findings.error_help(
+            section.key_span("idle_after"),
+            format!("a source of type `{kind}` is never silent: `idle_after` has no meaning"),
+            "leave it out: such a source comes to its end, and then nothing waits for it",
+        );
+    } else if after.value < IDLE_AFTER_LEAST_US {
+        findings.error(after.span, "`idle_after` must be 1s or more");
+    } else if !beside.keeps_checkpoints {
+        findings.error_help(
+            section.key_span("idle_after"),
+            "`idle_after` needs a place for what the clock decides, so that a restart decides the same",
+            "add it: [engine] with checkpoint = { path = \"state\" }, a directory on this machine",
+        );
+    } else if beside.is_alone {
+        warn_of_one(section, "idle_after");
+    }
+    Some(after.value)
+}
+
+fn warn_of_one(section: &Section<'_>, key: &str) {
+    section.findings().warning(
+        section.key_span(key),
+        format!("`{key}` does nothing: there is no other source that could wait or be waited for"),
+        "leave it out",
+    );
 }
 
 fn refuse_format(section: &Section<'_>) {

@@ -53,25 +53,6 @@ fn like(written: &str) -> Option<String> {
     is_name(&name).then_some(name)
 }
 
-/// The kinds of operator that the contract names and this version refuses.
-const OPERATORS_NOT_YET: [&str; 7] =
-    ["flow", "lineage", "retention", "sessions", "sample", "filter", "derive"];
-
-pub(super) fn operator_kind(section: &Section<'_>, names: &[&'static str]) -> Option<&'static str> {
-    if let Some(span) = section.value_span("type")
-        && let Some(text) = section.node("type").and_then(|node| section.node_text(node, "type"))
-        && OPERATORS_NOT_YET.contains(&text.value.as_str())
-    {
-        section.findings().error_help(
-            span,
-            format!("operators of type `{}` are not built yet", text.value),
-            format!("this version has: {}", names.join(", ")),
-        );
-        return None;
-    }
-    chosen_kind(section, names)
-}
-
 /// The kind that `type` names.
 pub(super) fn chosen_kind(section: &Section<'_>, names: &[&'static str]) -> Option<&'static str> {
     if section.has("type") {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use super::begin;
 use super::pipeline::Claimed;
 use crate::contract::epoch::{EpochRecord, Generation, Progress};
 use crate::contract::fault::Fault;
@@ -44,15 +45,25 @@ pub(super) async fn settle(
     let recorded = || claimed.iter().filter_map(|claimed| claimed.progress.as_ref());
     let epoch = recorded().map(|progress| progress.record.epoch).max().unwrap_or(0);
     let origin = origin(claimed);
+    let kept =
+        claimed.iter().enumerate().filter(|(index, _)| !changes.rewritten.contains_key(index));
+    let now = begin::furthest(kept.map(|(_, claimed)| claimed));
     for index in changes.rewritten.into_keys() {
+        let node = &deployment.sinks[index];
+        let now = now.clone().filter(|_| node.begins_now);
         // It holds what the pipeline's result is over nothing, as of where the pipeline began.
-        let (positions, watermarks) = (origin.clone(), BTreeMap::new());
-        let begin = Progress {
-            record: EpochRecord { epoch, generation, positions, watermarks },
+        let now = now.unwrap_or_else(|| Progress {
+            record: EpochRecord {
+                epoch,
+                generation,
+                positions: origin.clone(),
+                watermarks: BTreeMap::new(),
+            },
             origin: origin.clone(),
-            fingerprint: deployment.sinks[index].fingerprint.clone(),
+            fingerprint: String::new(),
             finished: false,
-        };
+        });
+        let begin = begin::progress(now, generation, origin.clone(), &node.fingerprint);
         let reset = claimed[index].sink.reset(&begin).await;
         reset.map_err(|fault| fault.within(sink_name(deployment, index)))?;
         claimed[index].progress = Some(begin);

@@ -7,25 +7,32 @@
 //! sources while too much is under way ([`Coordinator::accepts`]).
 
 mod epochs;
+mod idle;
 mod saves;
+mod sources;
 mod start;
+#[cfg(test)]
+mod tests;
+mod verify;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::epochs::{Flowing, OpenEpoch, SourceState};
+use self::epochs::{Batch, Flowing, OpenEpoch};
+use self::idle::Holder;
 use self::saves::Saves;
+use self::sources::{SourceState, next_message};
 pub(super) use self::start::Start;
 use super::checkpoint::FromWriter;
 use super::cuts::Cuts;
 use super::dataflow::WorkerHandle;
+use super::decisions::Decisions;
 use super::gauges::Gauges;
 use super::messages::{
     BatchId, Delivery, EpochOutput, FromIntake, FromOutlet, FromWorker, ToWorker,
@@ -87,6 +94,10 @@ pub(super) struct Coordinator {
     /// Where each source began when the pipeline was new.
     origin: Positions,
     cuts: Cuts,
+    /// Where decisions of the clock are made durable, if any are taken.
+    decisions: Option<Decisions>,
+    /// Which silent source holds the watermark, if one does.
+    holder: Option<Holder>,
     next_epoch: Epoch,
     next_batch: BatchId,
     open: OpenEpoch,
@@ -105,7 +116,7 @@ impl Coordinator {
                 message = self.intakes[index].recv() => message?,
             };
             if let FromIntake::Opened(position) = message {
-                self.sources[index].position = Some(position.clone());
+                self.sources[index].open_at(position.clone());
                 self.origin.entry(node.name.clone()).or_insert(position);
             }
         }
@@ -121,15 +132,17 @@ impl Coordinator {
     pub(super) async fn run(&mut self, drain: &CancellationToken) -> Result<Stopped, Fault> {
         // A cut where reading begins is there already: nothing would be read to reach it.
         self.feed()?;
+        self.note_ends();
         loop {
             self.advance()?;
+            self.note_holder();
             if let Some(stopped) = self.stopping
                 && self.is_empty()
             {
                 return Ok(stopped);
             }
             let deadline = self.deadline();
-            let accepts = self.accepts();
+            let readable = if self.accepts() { self.readable() } else { Vec::new() };
             tokio::select! {
                 biased;
                 () = drain.cancelled(), if self.stopping.is_none() => {
@@ -151,12 +164,13 @@ impl Coordinator {
                 Some(report) = self.from_writer.recv() => {
                     if let Some(oldest) = self.saves.hear_writer(report) {
                         self.release(&oldest);
+                        self.forget_decisions(&oldest);
                     }
                 }
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)),
                     if deadline.is_some() => self.seal(Seal::Full),
-                (source, message) = next_message(&mut self.intakes, &self.sources, &self.cuts, &self.deployment),
-                    if accepts => self.take(source, message)?,
+                (source, message) = next_message(&mut self.intakes, &readable),
+                    if !readable.is_empty() => self.take(source, message)?,
             }
         }
     }
@@ -188,11 +202,11 @@ impl Coordinator {
             Some(FromIntake::Batch(batch)) => {
                 caught_up = batch.pending == Some(0);
                 self.gauges.messages.fetch_add(batch.messages.len() as u64, Ordering::Relaxed);
-                self.sources[source].pending = batch.pending.unwrap_or(0);
-                let pending = self.sources.iter().map(|state| state.pending).sum();
-                self.gauges.pending.store(pending, Ordering::Relaxed);
+                self.sources[source].heard_at = chrono::Utc::now();
+                self.set_pending(source, batch.pending.unwrap_or(0));
                 self.sources[source].held = Some(batch);
             }
+            Some(FromIntake::Silent { silence, at }) => self.hear_silence(source, silence, at),
             // A closed mailbox without an end: the intake's own ending says why.
             Some(FromIntake::End) | None => self.sources[source].ended = true,
             Some(FromIntake::Opened(_)) => {}
@@ -202,10 +216,22 @@ impl Coordinator {
         if caught_up {
             self.verify_end(source)?;
         }
+        self.note_ends();
+        Ok(())
+    }
+
+    fn note_ends(&mut self) {
         if self.sources.iter().all(|state| state.ended && state.held.is_none()) {
             self.reach_end();
+        } else {
+            self.finish_ended();
         }
-        Ok(())
+    }
+
+    fn set_pending(&mut self, source: usize, pending: u64) {
+        self.sources[source].pending = pending;
+        let pending = self.sources.iter().map(|state| state.pending).sum();
+        self.gauges.pending.store(pending, Ordering::Relaxed);
     }
 
     /// Hands what the sources gave to workers, up to the next cut.
@@ -213,8 +239,8 @@ impl Coordinator {
         loop {
             for source in 0..self.sources.len() {
                 let bound = self.cuts.bound(&self.deployment.sources[source].name);
-                if let Some(batch) = self.sources[source].take_through(bound) {
-                    self.dispatch(source, batch)?;
+                while let Some((batch, moved_us)) = self.sources[source].take_through(bound) {
+                    self.dispatch(source, batch, moved_us)?;
                 }
             }
             let at_cut = |source: usize| {
@@ -225,6 +251,7 @@ impl Coordinator {
                 break;
             }
             self.verify_cut()?;
+            self.take_recorded();
             self.seal(Seal::Cut);
             self.cuts.pass();
             self.gauges.replaying.store(self.cuts.is_ahead(), Ordering::Relaxed);
@@ -235,71 +262,27 @@ impl Coordinator {
         Ok(())
     }
 
-    /// The log must still hold, at the recorded position, the message that the sinks have seen.
-    fn verify_cut(&self) -> Result<(), Fault> {
-        for (node, state) in self.deployment.sources.iter().zip(&self.sources) {
-            let (Some(recorded), Some(read)) = (self.cuts.recorded(&node.name), &state.position)
-            else {
-                continue;
-            };
-            let is_same = failpoint::has_bug("anchor-unchecked")
-                || recorded.fingerprint == 0
-                || read.fingerprint == 0
-                || (read.ordinal == recorded.ordinal && read.fingerprint == recorded.fingerprint);
-            if !is_same {
-                return Err(Fault::halt(format!(
-                    "source `{}` was changed: message {} of {} is another than the one that the \
-                     sinks have seen (or is gone; the last before it is {})",
-                    node.name, recorded.ordinal, recorded.stream, read.ordinal
-                ))
-                .help(
-                    "bring the stream or file back as it was, or give the pipeline another `name` \
-                     and its sinks other places, to compute everything anew",
-                ));
-            }
-            if recorded.messages != 0 && recorded.messages != state.messages {
-                return Err(Fault::halt(format!(
-                    "source `{}` was changed: up to message {} of {} the sinks have seen {} messages, \
-                     and now there are {}",
-                    node.name, recorded.ordinal, recorded.stream, recorded.messages, state.messages
-                ))
-                .help(
-                    "messages that were read have been deleted or purged since; the sinks are right, but \
-                     the state behind them cannot be computed again: take checkpoints, or give the \
-                     pipeline another `name` and its sinks other places, to compute everything anew",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// A log that ends before a recorded position has lost what the sinks have seen.
-    fn verify_end(&self, source: usize) -> Result<(), Fault> {
-        let (name, state) = (&self.deployment.sources[source].name, &self.sources[source]);
-        let reached = state.position.as_ref().map_or(0, |position| position.ordinal);
-        match self.cuts.bound(name) {
-            Some(bound) if reached < bound && state.held.is_none() => Err(Fault::halt(format!(
-                "source `{name}` ends at {reached}, and the sinks have seen it up to {bound}: its \
-                 last messages are gone"
-            ))
-            .help(
-                "bring the stream or file back as it was, or give the pipeline another `name` and \
-                 its sinks other places, to compute everything anew",
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    fn dispatch(&mut self, source: usize, raw: RawBatch) -> Result<(), Fault> {
+    fn dispatch(
+        &mut self,
+        source: usize,
+        raw: RawBatch,
+        moved_us: Option<i64>,
+    ) -> Result<(), Fault> {
         let Some(end) = raw.end() else {
             return Ok(());
         };
         let state = &mut self.sources[source];
-        state.position = Some(end);
+        let after = state.position.replace(end);
         state.messages += raw.messages.len() as u64;
+        state.undecoded += 1;
+        if std::mem::take(&mut state.is_idle) {
+            let name = &self.deployment.sources[source].name;
+            tracing::info!("source `{name}` speaks again, and is waited for");
+        }
         let id = self.next_batch;
         self.next_batch += 1;
-        self.open.add(id, source, raw.messages.len());
+        let batch = Batch { id, source, after, moved_us, timestamp_max_us: None };
+        self.open.add(batch, raw.messages.len());
         let worker = &self.workers[self.next_worker];
         self.next_worker = (self.next_worker + 1) % self.workers.len();
         worker.send(ToWorker::Batch { epoch: self.open.epoch, id, source: source as u16, raw })
@@ -311,10 +294,10 @@ impl Coordinator {
         let positions = self.positions();
         let save = match why {
             Seal::End => None,
-            Seal::Full | Seal::Cut => self.saves.request(&positions, false),
+            Seal::Full | Seal::Cut | Seal::Mark => self.saves.request(&positions, false),
             Seal::Last => self.saves.request(&positions, true),
         };
-        let has_record = save.is_some() || matches!(why, Seal::Cut | Seal::End);
+        let has_record = save.is_some() || matches!(why, Seal::Cut | Seal::End | Seal::Mark);
         if self.open.batches.is_empty() && !has_record {
             self.open.opened_at = None;
             return;
@@ -323,6 +306,7 @@ impl Coordinator {
         self.next_epoch += 1;
         let mut sealed = std::mem::replace(&mut self.open, next);
         sealed.positions = positions;
+        sealed.idle = (0..self.sources.len()).filter(|it| self.sources[*it].is_idle).collect();
         sealed.save = save;
         self.sealed.push_back(sealed);
         failpoint::reach("epoch.sealed");
@@ -343,14 +327,12 @@ impl Coordinator {
         if self.stopping.is_some() {
             return;
         }
-        let sources = self.deployment.sources.iter();
-        let final_sources: Vec<bool> = sources.map(|node| node.until == Until::Final).collect();
-        let finished = final_sources.iter().all(|is_final| *is_final);
+        let finished = self.deployment.sources.iter().all(|node| node.until == Until::Final);
         // A pipeline that is finished is never gone on with.
         self.seal(if finished { Seal::Full } else { Seal::Last });
-        if final_sources.contains(&true) {
-            self.open.final_sources = final_sources;
-            self.open.finished = finished;
+        self.open.finishing = self.finishing();
+        self.open.finished = finished;
+        if finished || !self.open.finishing.is_empty() {
             self.seal(Seal::End);
         }
         self.stopping = Some(if finished { Stopped::Finished } else { Stopped::End });
@@ -358,7 +340,10 @@ impl Coordinator {
 
     fn decoded(&mut self, id: BatchId, timestamp_max_us: Option<i64>) {
         for epoch in self.sealed.iter_mut().chain([&mut self.open]) {
-            if epoch.decoded(id, timestamp_max_us) {
+            if let Some(source) = epoch.decoded(id, timestamp_max_us) {
+                let state = &mut self.sources[source];
+                state.read_us = state.read_us.max(timestamp_max_us);
+                state.undecoded -= 1;
                 return;
             }
         }
@@ -370,8 +355,11 @@ impl Coordinator {
             let Some(epoch) = self.sealed.pop_front() else {
                 break;
             };
+            let judged = epoch.judge(&mut self.sources);
+            // Before anything that rests on it flows, let alone reaches a sink.
+            self.make_durable(&judged.decisions)?;
             let (closing, flowing) =
-                epoch.close(self.generation, &self.deployment, &self.origin, &mut self.sources);
+                epoch.close(judged, self.generation, &self.deployment, &self.origin, &self.sources);
             let closing = Arc::new(closing);
             for worker in &self.workers {
                 worker.send(ToWorker::Close(closing.clone()))?;
@@ -469,30 +457,8 @@ enum Seal {
     Cut,
     /// Nothing more is read in this run.
     Last,
+    /// A source is finished, or is not waited for any more.
+    Mark,
     /// It closes every window.
     End,
-}
-
-/// The next message of any source that may be read: not held at a cut, and with nothing in hand.
-async fn next_message(
-    intakes: &mut [mpsc::Receiver<FromIntake>],
-    sources: &[SourceState],
-    cuts: &Cuts,
-    deployment: &Deployment,
-) -> (usize, Option<FromIntake>) {
-    std::future::poll_fn(|context| {
-        for (index, intake) in intakes.iter_mut().enumerate() {
-            let state = &sources[index];
-            let bound = cuts.bound(&deployment.sources[index].name);
-            if state.ended || state.held.is_some() || bound.is_some_and(|bound| state.is_at(bound))
-            {
-                continue;
-            }
-            if let Poll::Ready(message) = intake.poll_recv(context) {
-                return Poll::Ready((index, message));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }

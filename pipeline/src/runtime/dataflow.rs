@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use differential_dataflow::AsCollection;
 use differential_dataflow::input::InputSession;
 use timely::communication::WorkerGuards;
 use timely::container::CapacityContainerBuilder;
@@ -25,16 +24,18 @@ use tokio::sync::mpsc;
 use waterwheel_config::value::Row;
 
 use super::final_gate::{final_only, final_part};
-use super::messages::{BatchId, Closing, Counts, EpochOutput, FromWorker, ToWorker, Updates};
+use super::messages::{
+    BatchId, Carried, Closing, Counts, EpochOutput, FromWorker, ToWorker, Updates,
+};
 use crate::contract::clock::{Clock, StateGauge};
 use crate::contract::epoch::Epoch;
-use crate::contract::event::{EventBatch, RawColumns};
+use crate::contract::event::EventBatch;
 use crate::contract::fault::Fault;
-use crate::contract::operator::{Events, Input, RenderContext, Rows};
+use crate::contract::operator::{Decoder, Decoders, Events, Input, RenderContext, Rows, raw_rows};
 use crate::contract::sink::Emit;
 use crate::contract::state::{Keeper, Restore, SavedState};
 use crate::graph::{Deployment, InputRef, SinkNode};
-use crate::runtime::decode::Decoded;
+use crate::runtime::decode::{DecodePlan, Decoded};
 
 /// Messages that wait for a worker. The coordinator bounds what is under way, see its limits; this
 /// only has to be larger.
@@ -160,7 +161,9 @@ impl Graph {
             let mut dead = InputSession::new();
             let dead_rows: Rows<'_> = dead.to_collection(scope);
             let mut edges =
-                Edges { deployment, events: streams, dead: dead_rows, rows: Vec::new() };
+                Edges { deployment, events: streams, dead: dead_rows, outputs: Vec::new() };
+            let sources = deployment.sources.iter();
+            let decoders: Decoders = sources.map(|source| decoder(&source.decode)).collect();
             let mut states = Vec::new();
             for node in &deployment.operators {
                 let inputs = node.inputs.iter().map(|input| edges.input(*input)).collect();
@@ -172,10 +175,20 @@ impl Graph {
                     name: node.name.clone(),
                     fingerprint: node.fingerprint,
                     keeper: keeper.clone(),
+                    decoders: Rc::clone(&decoders),
                 };
-                let rows = node.planned.operator.render(scope, inputs, context);
-                rows.clone().inner.probe_with(&probe);
-                edges.rows.push(rows);
+                let operator = &node.planned.operator;
+                edges.outputs.push(match node.gives_events {
+                    false => {
+                        let rows = operator.render(scope, inputs, context);
+                        rows.clone().inner.probe_with(&probe);
+                        Input::Rows(rows)
+                    }
+                    true => {
+                        let events = operator.render_events(scope, inputs, context);
+                        Input::Events(events.probe_with(&probe))
+                    }
+                });
                 states.push(state);
             }
             let captured = deployment
@@ -204,14 +217,15 @@ struct Edges<'d, 's> {
     deployment: &'d Deployment,
     events: Vec<Events<'s>>,
     dead: Rows<'s>,
-    rows: Vec<Rows<'s>>,
+    /// What comes out of each operator.
+    outputs: Vec<Input<'s>>,
 }
 
 impl<'s> Edges<'_, 's> {
     fn input(&self, input: InputRef) -> Input<'s> {
         match input {
             InputRef::Source(index) => Input::Events(self.events[index].clone()),
-            InputRef::Operator(index) => Input::Rows(self.rows[index].clone()),
+            InputRef::Operator(index) => self.outputs[index].clone(),
             InputRef::DeadLetters => Input::Rows(self.dead.clone()),
         }
     }
@@ -231,7 +245,13 @@ impl<'s> Edges<'_, 's> {
             }
             InputRef::Operator(index) => index,
         };
-        let rows = self.rows[node].clone();
+        let rows = match self.outputs[node].clone() {
+            Input::Rows(rows) => rows,
+            // They are final as soon as they are out.
+            Input::Events(events) => {
+                return raw_rows(events, self.deployment.operators[node].raw.clone());
+            }
+        };
         match sink.context.emit {
             Emit::Changes => rows,
             Emit::Final => {
@@ -244,29 +264,9 @@ impl<'s> Edges<'_, 's> {
     }
 }
 
-/// Raw events as rows, late ones included.
-fn raw_rows<'s>(events: Events<'s>, columns: Option<RawColumns>) -> Rows<'s> {
-    events
-        .unary::<CapacityContainerBuilder<Vec<(Row, Epoch, isize)>>, _, _, _>(
-            Pipeline,
-            "RawRows",
-            move |_capability, _info| {
-                move |input, output| {
-                    input.for_each(|time, batches| {
-                        let mut session = output.session(&time);
-                        for (batch, epoch, _) in batches.drain(..) {
-                            let Some(columns) = &columns else {
-                                continue;
-                            };
-                            for index in 0..batch.events.len() {
-                                session.give((columns.row(&batch.view(index)), epoch, 1));
-                            }
-                        }
-                    });
-                }
-            },
-        )
-        .as_collection()
+fn decoder(plan: &Arc<DecodePlan>) -> Decoder {
+    let plan = plan.clone();
+    Arc::new(move |raw| plan.decode(raw).batch)
 }
 
 /// Keeps what comes out by epoch until the epoch is done.
@@ -414,7 +414,9 @@ impl WorkerLoop {
         for Waiting { id, source, decoded } in self.waiting.remove(&epoch).unwrap_or_default() {
             let Decoded { mut batch, dead, .. } = decoded;
             let plan = &self.deployment.sources[usize::from(source)].decode;
-            let late = plan.judge(&mut batch, closing.carried_us.get(&id).copied().flatten());
+            let Carried { largest_us, floor_us } =
+                closing.carried.get(&id).copied().unwrap_or_default();
+            let late = plan.judge_above(&mut batch, largest_us, floor_us);
             counts.late += late.len() as u64;
             counts.dead += (late.len() + dead.len()) as u64;
             counts.accepted += (batch.events.len() - late.len()) as u64;

@@ -16,6 +16,7 @@ use self::dead::{DeadLetter, dead_row};
 use self::envelope::EnvelopePlan;
 use self::scan::{DEPTH_MAX, PathTrie, ScanError, Scanner, sanitise};
 use crate::contract::batch::{RawBatch, RawMessage};
+use crate::contract::epoch::NO_WATERMARK;
 use crate::contract::event::{EventBatch, EventMeta, Field, Projection, Slot, TRACEPARENT};
 use crate::contract::mapping::EventMapping;
 
@@ -51,7 +52,8 @@ pub struct DecodePlan {
     projection: Projection,
     trie: PathTrie,
     envelope: EnvelopePlan,
-    payload_slot: Option<usize>,
+    /// Several where the events of several sources are read as one.
+    payload_slots: Vec<usize>,
 }
 
 /// A decoded batch, before anything is known to be late.
@@ -70,16 +72,16 @@ impl DecodePlan {
     pub fn new(settings: EventSettings, mut projection: Projection) -> Self {
         let mut trie = PathTrie::default();
         let envelope = EnvelopePlan::new(&settings.mapping, &mut projection, &mut trie);
-        let mut payload_slot = None;
+        let mut payload_slots = Vec::new();
         for (slot, field) in projection.fields.iter().enumerate() {
             match field {
                 Field::Path(path) => trie.insert(path, slot),
-                Field::Payload => payload_slot = Some(slot),
+                Field::Payload => payload_slots.push(slot),
                 Field::Envelope(_) | Field::Header(_) => {}
             }
         }
         let name = settings.name.as_str().into();
-        Self { settings, name, projection, trie, envelope, payload_slot }
+        Self { settings, name, projection, trie, envelope, payload_slots }
     }
 
     /// Decodes a batch.
@@ -89,12 +91,12 @@ impl DecodePlan {
         let mut batch = EventBatch {
             source: self.settings.index,
             stream: raw.stream.clone(),
-            text,
-            scratch: String::new(),
+            text: Arc::new(text),
+            scratch: Arc::default(),
             stride,
             slots: Vec::with_capacity(raw.messages.len() * stride),
             events: Vec::with_capacity(raw.messages.len()),
-            messages: Vec::new(),
+            messages: Arc::default(),
         };
         let mut dead = Vec::new();
         let mut timestamp_max_us = None;
@@ -132,13 +134,24 @@ impl DecodePlan {
                 }
             }
         }
-        batch.messages = raw.messages;
+        batch.messages = Arc::new(raw.messages);
         Decoded { batch, dead, timestamp_max_us }
     }
 
     /// Marks the late events, given the largest timestamp accepted before the batch; the rows of
     /// the dead letters that they are.
     pub fn judge(&self, batch: &mut EventBatch, carried_us: Option<i64>) -> Vec<Row> {
+        self.judge_above(batch, carried_us, NO_WATERMARK)
+    }
+
+    /// As [`DecodePlan::judge`]; events below `floor_us` are late as well: the watermark that other
+    /// sources had reached when this one had been silent.
+    pub fn judge_above(
+        &self,
+        batch: &mut EventBatch,
+        carried_us: Option<i64>,
+        floor_us: i64,
+    ) -> Vec<Row> {
         let mut largest_us = carried_us;
         let mut late = Vec::new();
         for (index, event) in batch.events.iter_mut().enumerate() {
@@ -147,20 +160,33 @@ impl DecodePlan {
                     if event.timestamp_us < largest.saturating_sub(self.settings.lateness_us) =>
                 {
                     event.late = true;
-                    late.push((index, largest));
+                    late.push((index, Some(largest)));
+                }
+                _ if event.timestamp_us < floor_us => {
+                    event.late = true;
+                    late.push((index, None));
                 }
                 _ => largest_us = largest_us.max(Some(event.timestamp_us)),
             }
         }
-        let row = |(index, largest): (usize, i64)| {
+        let row = |(index, largest): (usize, Option<i64>)| {
             let event = batch.events[index];
             let message = &batch.messages[event.message as usize];
-            let behind_us = largest.saturating_sub(event.timestamp_us);
-            let detail = format!(
-                "{} behind the largest timestamp before it, lateness is {}",
-                waterwheel_config::units::format_duration(behind_us),
-                waterwheel_config::units::format_duration(self.settings.lateness_us),
-            );
+            let behind = |us: i64| {
+                waterwheel_config::units::format_duration(us.saturating_sub(event.timestamp_us))
+            };
+            let detail = match largest {
+                Some(largest) => format!(
+                    "{} behind the largest timestamp before it, lateness is {}",
+                    behind(largest),
+                    waterwheel_config::units::format_duration(self.settings.lateness_us),
+                ),
+                None => format!(
+                    "{} behind the watermark that other sources reached while `{}` was silent",
+                    behind(floor_us),
+                    self.settings.name,
+                ),
+            };
             let letter =
                 DeadLetter { reason: "late", detail, timestamp_us: Some(event.timestamp_us) };
             let payload = batch.text(message.payload.clone()).as_bytes();
@@ -195,6 +221,7 @@ impl DecodePlan {
             return Err(DeadLetter::new("too_large", detail));
         }
         let EventBatch { text, scratch, slots, .. } = batch;
+        let scratch = Arc::make_mut(scratch);
         let payload = text
             .get(message.payload.start as usize..message.payload.end as usize)
             .unwrap_or_default();
@@ -203,8 +230,8 @@ impl DecodePlan {
         let slots = &mut slots[slots_before..];
         scanner.scan(slots).map_err(explain)?;
         let is_hostile = scanner.is_hostile;
-        if let Some(slot) = self.payload_slot {
-            slots[slot] = payload_slot(payload, message, is_hostile, scratch);
+        for slot in &self.payload_slots {
+            slots[*slot] = payload_slot(payload, message, is_hostile, scratch);
         }
         if is_hostile {
             self.sanitise_json(slots, text, scratch);
@@ -252,7 +279,7 @@ impl DecodePlan {
         let suspicious = batch.slots[slots_before..]
             .iter()
             .enumerate()
-            .any(|(slot, value)| Some(slot) != self.payload_slot && long(value));
+            .any(|(slot, value)| !self.payload_slots.contains(&slot) && long(value));
         if !suspicious || self.projection.keys.is_empty() {
             return Ok(());
         }

@@ -7,22 +7,19 @@
 //! is killed records nothing, and what is down outside is waited for without being counted.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::Directory;
+use super::checkpoint::Store;
 use crate::contract::fault::Fault;
 use crate::contract::position::Positions;
 
 /// So many panics at one place, and the next start halts.
 const PANICS_MAX: usize = 3;
 
-/// The file beside the checkpoints.
-const FILE: &str = "panics";
+/// The note beside the checkpoints.
+const NOTE: &str = "panics";
 
 /// One panic: how far every sink had come when the generation began, and what happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,20 +49,19 @@ pub(super) fn note_read(source: &str, ordinal: u64) {
 }
 
 /// What a panic must know: where to write, and where the running generation began.
-static RUNNING: Mutex<Option<(PathBuf, Positions)>> = Mutex::new(None);
+static RUNNING: Mutex<Option<(Store, Positions)>> = Mutex::new(None);
 
 /// A generation begins where the sinks are at `at`; halts if too many ended there in a panic. How far
 /// sources had been read in those panics that the sinks have not come past.
-pub(super) fn begin(directory: &Directory, at: &Positions) -> Result<Read, Fault> {
-    let file = directory.path().join(FILE);
-    let text = fs::read_to_string(&file).unwrap_or_default();
+pub(super) fn begin(store: &Store, at: &Positions) -> Result<Read, Fault> {
+    let text = store.read_note(NOTE)?;
     // A line that a crash cut off tells nothing.
     let recorded = text.lines().filter_map(|line| serde_json::from_str::<Recorded>(line).ok());
     let recorded: Vec<Recorded> = recorded.collect();
     let here: Vec<&Recorded> = recorded.iter().filter(|recorded| recorded.at == *at).collect();
     if here.len() < PANICS_MAX {
         READ.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some((file, at.clone()));
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some((store.clone(), at.clone()));
         return Ok(ahead(&recorded, at));
     }
     let last = here.last().map_or("", |recorded| recorded.message.as_str());
@@ -80,7 +76,7 @@ pub(super) fn begin(directory: &Directory, at: &Positions) -> Result<Read, Fault
     ))
     .help(format!(
         "this is a bug: please report it; to try again, for example with another version, delete {}",
-        file.display()
+        store.note_address(NOTE)
     )))
 }
 
@@ -101,28 +97,23 @@ pub fn record_panic(message: &str) {
     let Ok(running) = RUNNING.try_lock() else {
         return;
     };
-    if let Some((file, at)) = &*running {
+    if let Some((store, at)) = &*running {
         let read = READ.try_lock().map(|read| read.clone()).unwrap_or_default();
-        append(file, &Recorded { at: at.clone(), message: message.to_owned(), read });
+        append(store, &Recorded { at: at.clone(), message: message.to_owned(), read });
     }
 }
 
-fn append(file: &Path, recorded: &Recorded) {
-    let written = serde_json::to_string(recorded).map_err(std::io::Error::other).and_then(|line| {
-        if let Some(directory) = file.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        let mut file = OpenOptions::new().create(true).append(true).open(file)?;
-        writeln!(file, "{line}")
-    });
-    if let Err(error) = written {
-        eprintln!("cannot record a fault in {}: {error}", file.display());
+fn append(store: &Store, recorded: &Recorded) {
+    let line = serde_json::to_string(recorded).map_err(std::io::Error::other);
+    if let Err(error) = line.and_then(|line| store.append_note(NOTE, &line)) {
+        eprintln!("cannot record a fault in {}: {error}", store.note_address(NOTE));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::bucket::Place;
     use crate::contract::position::position_at;
 
     fn positions(ordinal: u64) -> Positions {
@@ -132,7 +123,8 @@ mod tests {
     #[test]
     fn the_fourth_start_at_one_place_halts() {
         let place = tempfile::TempDir::new().unwrap();
-        let directory = Directory::new(place.path(), "trading");
+        let place = Place::Directory(place.path().to_owned());
+        let directory = Store::new(&place, "trading");
         let mut panicked = Read::new();
         for _ in 0..PANICS_MAX {
             let ahead = begin(&directory, &positions(7)).unwrap();

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use timely::dataflow::channels::pact::Pipeline;
 use waterwheel_config::schema::Finality;
-use waterwheel_config::value::{Row, Value};
+use waterwheel_config::value::Row;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::contract::clock::{Clock, Watermark};
@@ -61,13 +61,7 @@ struct Held {
 
 /// The watermark at which a row is final.
 fn final_at(finality: Finality, row: &Row) -> i64 {
-    match finality {
-        Finality::Immediate => NO_WATERMARK,
-        Finality::At { column, plus_us } => match row.values().get(column) {
-            Some(Value::Timestamp(micros)) => micros.saturating_add(plus_us),
-            _ => NO_WATERMARK,
-        },
-    }
+    finality.of(row).unwrap_or(NO_WATERMARK)
 }
 
 /// The key group of a row that is held. Any worker may hold it: what is taken back elsewhere cancels

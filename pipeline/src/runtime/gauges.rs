@@ -31,6 +31,8 @@ pub struct Gauges {
     pub replaying: AtomicBool,
     /// By who waits: why, and since when.
     waiting: Mutex<BTreeMap<String, (String, DateTime<Utc>)>>,
+    /// Which silent source holds the watermark, and since when it is silent.
+    holder: Mutex<Option<(String, DateTime<Utc>)>>,
 }
 
 impl Gauges {
@@ -55,11 +57,24 @@ impl Gauges {
         (!waiting.is_empty()).then(|| each.collect::<Vec<_>>().join("; "))
     }
 
+    /// Notes which silent source holds the watermark, and since when it is silent; or that none does.
+    pub fn set_holder(&self, holder: Option<(String, DateTime<Utc>)>) {
+        *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = holder;
+    }
+
+    /// Which silent source holds the watermark, and since when it is silent.
+    pub fn holder(&self) -> Option<String> {
+        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let (source, since) = holder.as_ref()?;
+        Some(format!("source `{source}`, silent since {}", since.format("%H:%M:%SZ")))
+    }
+
     /// Starts a generation's counts anew: it reads again what counts once.
     pub(super) fn reset(&self) {
         for counter in [&self.messages, &self.accepted, &self.dead, &self.late, &self.pending] {
             counter.store(0, Ordering::Relaxed);
         }
+        self.set_holder(None);
         self.watermark_us.store(i64::MIN, Ordering::Relaxed);
         self.largest_us.store(i64::MIN, Ordering::Relaxed);
     }

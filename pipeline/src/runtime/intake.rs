@@ -1,8 +1,10 @@
 //! The intake of one source: opens it, hands its batches on, and opens it again after a fault.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::actor::Ending;
@@ -13,10 +15,13 @@ use super::waiting::Waiting;
 use crate::contract::failpoint;
 use crate::contract::fault::{Fault, Remedy};
 use crate::contract::position::Position;
-use crate::contract::source::{Next, Source};
+use crate::contract::source::{Next, Source, Standing};
 
 /// Batches that wait for the coordinator: enough to bridge its pauses, few enough to bound memory.
 pub(super) const MAILBOX_BATCHES: usize = 4;
+
+/// How often a source from which nothing comes is asked how it stands.
+const ASK_EVERY: Duration = Duration::from_millis(250);
 
 /// What an intake needs.
 pub(super) struct Intake {
@@ -72,8 +77,9 @@ impl Intake {
                 return Ending::Cancelled;
             }
             let fault = loop {
-                match self.next().await {
+                match self.next(&mut waiting).await {
                     Ok(Next::Batch(batch)) => {
+                        waiting.over();
                         let Some(end) = batch.end() else {
                             continue;
                         };
@@ -110,8 +116,9 @@ impl Intake {
     }
 
     /// The next messages. What is released meanwhile is let go of at once.
-    async fn next(&mut self) -> Result<Next, Fault> {
+    async fn next(&mut self, waiting: &mut Waiting<'_>) -> Result<Next, Fault> {
         loop {
+            // What is dropped of `next` loses nothing.
             tokio::select! {
                 biased;
                 Ok(()) = self.released.changed() => {
@@ -120,7 +127,22 @@ impl Intake {
                     }
                 }
                 next = self.source.next() => return next,
+                () = tokio::time::sleep(ASK_EVERY) => self.ask(waiting),
             }
+        }
+    }
+
+    /// Says how the source stands, from which nothing comes.
+    fn ask(&self, waiting: &mut Waiting<'_>) {
+        match self.source.standing() {
+            Standing::Reading => waiting.over(),
+            Standing::Silent(silence) => {
+                waiting.over();
+                // A mailbox with messages in it says that the source is not silent.
+                let _ =
+                    self.coordinator.try_send(FromIntake::Silent { silence, at: Instant::now() });
+            }
+            Standing::Away(why) => waiting.tell(&Fault::retry(why)),
         }
     }
 }

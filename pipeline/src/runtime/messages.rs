@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use waterwheel_config::value::Row;
 
 use crate::contract::batch::RawBatch;
-use crate::contract::epoch::{Epoch, EpochRecord, Progress};
+use crate::contract::epoch::{Epoch, EpochRecord, NO_WATERMARK, Progress};
 use crate::contract::fault::Fault;
 use crate::contract::position::Position;
 use crate::contract::state::{KeyGroup, SavedPart};
@@ -25,6 +27,8 @@ pub(super) enum FromIntake {
     Opened(Position),
     /// The next messages.
     Batch(RawBatch),
+    /// Nothing has come for so long, as of a moment, and nothing waits.
+    Silent { silence: Duration, at: Instant },
     /// The end that `until` asked for.
     End,
 }
@@ -43,10 +47,25 @@ pub(super) struct Closing {
     pub(super) epoch: Epoch,
     /// The watermark of each source after the epoch.
     pub(super) watermarks: Vec<i64>,
-    /// The largest timestamp accepted before each batch of the epoch.
-    pub(super) carried_us: HashMap<BatchId, Option<i64>>,
+    /// What each batch of the epoch is judged by.
+    pub(super) carried: HashMap<BatchId, Carried>,
     /// The key groups to be saved whole after the epoch, if the state is saved.
     pub(super) save: Option<Range<KeyGroup>>,
+}
+
+/// What the log says before a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Carried {
+    /// The largest timestamp accepted.
+    pub(super) largest_us: Option<i64>,
+    /// The watermark that others had reached when the source had been silent.
+    pub(super) floor_us: i64,
+}
+
+impl Default for Carried {
+    fn default() -> Self {
+        Self { largest_us: None, floor_us: NO_WATERMARK }
+    }
 }
 
 /// From a worker to the coordinator.

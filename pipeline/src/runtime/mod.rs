@@ -12,11 +12,13 @@
 
 mod actor;
 mod backoff;
+mod begin;
 mod changes;
 mod checkpoint;
 mod coordinator;
 mod cuts;
 mod dataflow;
+mod decisions;
 pub mod decode;
 pub mod faults;
 mod final_gate;
@@ -25,4 +27,5 @@ mod intake;
 mod messages;
 mod outlet;
 pub mod pipeline;
+pub mod rehearsal;
 mod waiting;

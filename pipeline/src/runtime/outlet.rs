@@ -9,7 +9,7 @@ use differential_dataflow::consolidation::consolidate;
 use hashbrown::HashSet;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use waterwheel_config::schema::SchemaRef;
+use waterwheel_config::schema::{Finality, SchemaRef};
 use waterwheel_config::value::Value;
 
 use super::actor::Ending;
@@ -128,8 +128,7 @@ impl Outlet {
             if recorded.finished {
                 return;
             }
-            let is_held =
-                is_held(&delivery.record.positions, &recorded.record.positions, &self.origin);
+            let is_held = is_held(&delivery.record, &recorded.record, &self.origin);
             // The epoch that closes everything moves no position.
             if is_held && !delivery.finished {
                 return;
@@ -256,6 +255,10 @@ fn changes(mut updates: Updates, schema: &SchemaRef) -> Changes {
     let mut gone = Vec::new();
     for (row, diff) in updates {
         if diff > 0 { changes.upserts.push(row) } else { gone.push(row) }
+    }
+    if let Finality::Silent { .. } = schema.finality {
+        // A key that came again stands for more than one row: what came last is to be written last.
+        changes.upserts.sort_by_cached_key(|row| row.values().get(schema.columns.len()).cloned());
     }
     if gone.is_empty() {
         return changes;

@@ -8,14 +8,17 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Actor, Ending};
+use super::begin::begin_now;
 use super::changes;
 pub use super::changes::OnChange;
-use super::checkpoint::{self, Directory, FromWriter, Recovered, SinkHolds, ToWriter, Writer};
+use super::checkpoint::{self, FromWriter, Recovered, SinkHolds, Store, ToWriter, Writer};
 use super::coordinator::{Coordinator, DELIVERIES_MAX, OutletHandle, Start, Stopped};
 use super::dataflow::{self, Resume};
+use super::decisions::Decisions;
 use super::faults;
 use super::gauges::Gauges;
 use super::intake::{Intake, MAILBOX_BATCHES};
+use super::messages::FromIntake;
 use super::outlet::Outlet;
 use super::waiting::Waiting;
 use crate::contract::epoch::{Generation, NO_WATERMARK, Progress};
@@ -93,31 +96,39 @@ async fn generation(
     own: &mut Option<Generation>,
 ) -> Result<Outcome, Fault> {
     gauges.reset();
-    let directory = deployment
+    let store = deployment
         .checkpoint
         .as_ref()
-        .map(|settings| Directory::new(&settings.path, &deployment.name));
-    let claim = claim_all(deployment, gauges, directory.as_ref(), own);
+        .map(|settings| Store::new(&settings.place, &deployment.name));
+    let claim = claim_all(deployment, gauges, store.as_ref(), own);
     let (generation, mut claimed) = tokio::select! {
         () = drain.cancelled() => return Ok(Outcome::Drained),
         claimed = claim => claimed?,
     };
     changes::settle(deployment, generation, on_change, &mut claimed).await?;
+    let origin = changes::origin(&claimed);
+    tokio::select! {
+        () = drain.cancelled() => return Ok(Outcome::Drained),
+        begun = begin_now(deployment, generation, gauges, &origin, &mut claimed) => begun?,
+    }
     // A sink that keeps no progress has no say in whether the pipeline is finished.
     let mut keepers = claimed.iter().filter(|claimed| claimed.sink.keeps_progress()).peekable();
     let is_finished = |claimed: &Claimed| claimed.progress.as_ref().is_some_and(|p| p.finished);
     if keepers.peek().is_some() && keepers.all(is_finished) {
         return Ok(Outcome::AlreadyFinished);
     }
-    let (recovered, panicked) = match &directory {
-        Some(directory) => {
-            let panicked = faults::begin(directory, &least_positions(&claimed))?;
-            (recover(deployment, directory, &claimed).await?, panicked)
+    let (recovered, panicked) = match &store {
+        Some(store) => {
+            let recovered = recover(deployment, gauges, store, &claimed);
+            tokio::select! {
+                () = drain.cancelled() => return Ok(Outcome::Drained),
+                recovered = recovered => recovered?,
+            }
         }
         None => (None, faults::Read::new()),
     };
     let mut running =
-        Running::start(deployment, gauges, generation, claimed, recovered, directory, &panicked)?;
+        Running::start(deployment, gauges, generation, claimed, recovered, store, &panicked)?;
     let result = running.run(drain).await;
     running.end(result).await
 }
@@ -133,12 +144,15 @@ fn least_positions(claimed: &[Claimed]) -> Positions {
     positions.min_by_key(total).flatten().unwrap_or_default()
 }
 
-/// The checkpoint to go on from, if one fits what the sinks hold.
+/// The checkpoint to go on from, if one fits what the sinks hold, and how far sources had been read
+/// in panics.
 async fn recover(
     deployment: &Arc<Deployment>,
-    directory: &Directory,
+    gauges: &Gauges,
+    store: &Store,
     claimed: &[Claimed],
-) -> Result<Option<Recovered>, Fault> {
+) -> Result<(Option<Recovered>, faults::Read), Fault> {
+    let at = least_positions(claimed);
     let sinks: Vec<(String, Option<Progress>)> = deployment
         .sinks
         .iter()
@@ -146,16 +160,35 @@ async fn recover(
         .filter(|(_, claimed)| claimed.sink.keeps_progress())
         .map(|(node, claimed)| (node.name.clone(), claimed.progress.clone()))
         .collect();
-    let (deployment, directory) = (deployment.clone(), directory.clone());
-    // Files are read where waiting blocks nobody.
-    let read = tokio::task::spawn_blocking(move || {
-        let sinks: Vec<SinkHolds<'_>> = sinks
-            .iter()
-            .map(|(name, progress)| SinkHolds { name, progress: progress.as_ref() })
-            .collect();
-        checkpoint::newest(&directory, &deployment, &sinks)
-    });
-    read.await
+    let sinks = Arc::new(sinks);
+    let mut waiting = Waiting::new(gauges, "the start");
+    loop {
+        let (deployment, store) = (deployment.clone(), store.clone());
+        let (sinks, at) = (sinks.clone(), at.clone());
+        let read = on_files(move || {
+            let panicked = faults::begin(&store, &at)?;
+            let sinks: Vec<SinkHolds<'_>> = sinks
+                .iter()
+                .map(|(name, progress)| SinkHolds { name, progress: progress.as_ref() })
+                .collect();
+            Ok((checkpoint::newest(&store, &deployment, &sinks)?, panicked))
+        });
+        match read.await {
+            Err(fault) if fault.remedy == Remedy::Retry => waiting.pause(&fault).await,
+            read => {
+                waiting.over();
+                return read;
+            }
+        }
+    }
+}
+
+/// Files are read where waiting blocks nobody.
+async fn on_files<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(read)
+        .await
         .unwrap_or_else(|error| Err(Fault::halt(format!("checkpoints cannot be read: {error}"))))
 }
 
@@ -165,18 +198,21 @@ async fn recover(
 async fn claim_all(
     deployment: &Deployment,
     gauges: &Gauges,
-    directory: Option<&Directory>,
+    store: Option<&Store>,
     own: &mut Option<Generation>,
 ) -> Result<(Generation, Vec<Claimed>), Fault> {
-    let mut generation = match (*own, directory) {
+    let mut waiting = Waiting::new(gauges, "the start");
+    let mut generation = match (*own, store) {
         (Some(own), _) => own,
-        (None, Some(directory)) => directory.generation().map_err(|error| {
-            let place = directory.path().display();
-            Fault::retry(format!("cannot list the checkpoints in {place}: {error}"))
-        })?,
+        (None, Some(store)) => loop {
+            let store = store.clone();
+            match on_files(move || store.generation()).await {
+                Err(fault) if fault.remedy == Remedy::Retry => waiting.pause(&fault).await,
+                listed => break listed?,
+            }
+        },
         (None, None) => 0,
     } + 1;
-    let mut waiting = Waiting::new(gauges, "the start");
     'again: loop {
         let mut claimed = Vec::new();
         for node in &deployment.sinks {
@@ -242,7 +278,7 @@ impl Running {
         generation: Generation,
         claimed: Vec<Claimed>,
         recovered: Option<Recovered>,
-        directory: Option<Directory>,
+        store: Option<Store>,
         panicked: &faults::Read,
     ) -> Result<Self, Fault> {
         let recorded: Vec<Option<Progress>> =
@@ -267,10 +303,15 @@ impl Running {
                 .map(|watermark| watermark.unwrap_or(NO_WATERMARK))
                 .collect(),
         });
+        let decisions = store
+            .as_ref()
+            .and_then(Store::local)
+            .map(|directory| Decisions::open(directory, generation))
+            .transpose()?;
         let (to_coordinator, from_workers) = mpsc::channel(REPORTS);
         let (workers, handles) = dataflow::start(deployment, &to_coordinator, resume)?;
         let (to_coordinator, from_writer) = mpsc::channel(SNAPSHOTS);
-        let writer = start_writer(deployment, generation, directory, to_coordinator);
+        let writer = start_writer(deployment, generation, store, to_coordinator);
         let (report, from_outlets) = mpsc::channel(REPORTS);
         let mut outlets = Vec::new();
         let mut waiting_outlets = Vec::new();
@@ -301,6 +342,12 @@ impl Running {
             let (release, listen) = watch::channel(None);
             from_intakes.push(receiver);
             released.push(release);
+            let finished = recovered.as_ref().and_then(|recovered| recovered.finished(&node.name));
+            if let Some(position) = finished {
+                // Nothing is read of it any more; it need not even be there.
+                let _ = sender.try_send(FromIntake::Opened(position));
+                continue;
+            }
             let panicked_at = panicked.get(&node.name).copied();
             let reading = Reading { panicked_at, ..deployment.reading(node) };
             let intake = Intake {
@@ -334,6 +381,7 @@ impl Running {
             origin,
             writer: writer.as_ref().map(|writer| writer.mailbox.clone()),
             from_writer,
+            decisions,
         });
         Ok(Self {
             coordinator,
@@ -419,7 +467,7 @@ impl Running {
 fn start_writer(
     deployment: &Arc<Deployment>,
     generation: Generation,
-    directory: Option<Directory>,
+    store: Option<Store>,
     coordinator: mpsc::Sender<FromWriter>,
 ) -> Option<WriterHandle> {
     let settings = deployment.checkpoint.as_ref()?;
@@ -427,7 +475,7 @@ fn start_writer(
     let writer = Writer {
         deployment: deployment.clone(),
         generation,
-        directory: directory?,
+        store: store?,
         keep: settings.keep,
         mailbox: messages,
         coordinator,
@@ -451,5 +499,9 @@ async fn first_fault(intakes: &mut [Actor]) -> Fault {
             }
         })
     });
+    let mut endings = endings.peekable();
+    if endings.peek().is_none() {
+        return std::future::pending().await;
+    }
     futures::future::select_all(endings).await.0
 }

@@ -42,6 +42,12 @@ impl<'a> Waiting<'a> {
 
     /// Waits a while because of a fault, each time a little longer.
     pub(super) async fn pause(&mut self, fault: &Fault) {
+        self.tell(fault);
+        self.backoff.wait().await;
+    }
+
+    /// Tells for what somebody waits who does so by himself.
+    pub(super) fn tell(&mut self, fault: &Fault) {
         let (now, cause) = (Instant::now(), fault.to_string());
         let whom = &self.whom;
         match &mut self.lasting {
@@ -62,7 +68,6 @@ impl<'a> Waiting<'a> {
             }
             Some(_) => {}
         }
-        self.backoff.wait().await;
     }
 
     /// Tries again, which takes a while: until it fails, nobody waits.

@@ -337,11 +337,7 @@ impl Outlet {
         payload: Bytes,
     ) -> Result<u64, ApiError> {
         let request = Request::new().headers(headers).payload(payload);
-        let client = &self.connection.client;
-        let answer = client
-            .send_request(subject.clone(), request)
-            .await
-            .map_err(|error| self.connection.api.unanswered(&subject, error.kind()))?;
+        let answer = self.connection.api.request(subject, request).await?;
         if answer.payload.is_empty() {
             return Ok(0);
         }

@@ -5,19 +5,13 @@
 //! too (without files, repeating the progress), so that it takes the number under which an older
 //! instance would commit next: that instance's commit then fails, however late it comes.
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
 use serde::{Deserialize, Serialize};
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
-use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::sink::ClaimError;
 
-use super::files::{
-    create, fault, link_exclusively, names, nonce, remove, sync_directory, sync_file,
-};
+use super::files::nonce;
+use super::store::Store;
 
 /// How an entry is written; a reader refuses any other.
 const VERSION: u32 = 1;
@@ -90,8 +84,9 @@ enum Placed {
 /// The log of one sink.
 #[derive(Debug)]
 pub(super) struct Log {
-    directory: PathBuf,
-    staging: PathBuf,
+    store: Store,
+    directory: String,
+    staging: String,
     label: String,
     instance: String,
     /// The entry that this instance wrote last.
@@ -99,9 +94,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// The log in a directory; `label` is the pipeline's and the sink's name.
-    pub(super) fn new(directory: PathBuf, staging: PathBuf, label: String) -> Self {
-        Self { directory, staging, label, instance: nonce(), own: None }
+    /// The log in a directory of a store; `label` is the pipeline's and the sink's name.
+    pub(super) fn new(store: Store, directory: String, staging: String, label: String) -> Self {
+        Self { store, directory, staging, label, instance: nonce(), own: None }
     }
 
     /// The number of the next entry of this instance.
@@ -132,28 +127,34 @@ impl Log {
             if let Some(last) = last.as_ref().filter(|last| last.generation >= generation) {
                 return Err(ClaimError::Stale(last.generation));
             }
-            let entry = Entry {
-                version: VERSION,
-                number: last.as_ref().map_or(1, |last| last.number + 1),
-                first: last.as_ref().map_or(1, |last| last.first),
-                generation,
-                instance: self.instance.clone(),
-                emptied: last.as_ref().map_or(0, |last| last.emptied),
-                progress: last.and_then(|last| last.progress),
-                files: Vec::new(),
-                checksum: String::new(),
-            };
-            let entry = entry.sealed()?;
+            let entry = self.repeat(last, generation)?;
             if let Placed::Newest = self.place(&entry)? {
+                self.store.check_exclusive(&self.path(entry.number), &to_bytes(&entry)?)?;
                 let progress = entry.progress.clone();
                 self.own = Some(entry);
                 return Ok(progress);
             }
         }
-        let directory = self.directory.display();
+        let directory = self.store.show(&self.directory);
         Err(Fault::retry(format!("cannot claim `{directory}`: others claim it all the time"))
             .help("stop the other instances of this pipeline")
             .into())
+    }
+
+    /// An entry without files that repeats the progress.
+    fn repeat(&self, last: Option<Entry>, generation: Generation) -> Result<Entry, Fault> {
+        let entry = Entry {
+            version: VERSION,
+            number: last.as_ref().map_or(1, |last| last.number + 1),
+            first: last.as_ref().map_or(1, |last| last.first),
+            generation,
+            instance: self.instance.clone(),
+            emptied: last.as_ref().map_or(0, |last| last.emptied),
+            progress: last.and_then(|last| last.progress),
+            files: Vec::new(),
+            checksum: String::new(),
+        };
+        entry.sealed()
     }
 
     /// Writes a commit: once this returns, it is durable.
@@ -213,40 +214,51 @@ impl Log {
     }
 
     /// Reads again, after a fault, what was written last; refuses if it was another instance.
+    ///
+    /// What failed may still be on its way and arrive at any time. So that it counts from here on or
+    /// never, the next number is taken by a claim: what comes after that finds its number taken.
     pub(super) fn recover(&mut self) -> Result<Option<Progress>, Fault> {
-        sync_directory(&self.directory)?;
-        let Some(newest) = self.newest()? else {
-            let directory = self.directory.display();
-            return Err(Fault::retry(format!("the manifest log `{directory}` is gone"))
-                .help("if it is on a disk that is not there now, attach that again"));
-        };
-        if newest.instance != self.instance {
-            return Err(self.superseded()?);
+        self.store.sync(&self.directory)?;
+        for _ in 0..CLAIM_ATTEMPTS {
+            let Some(newest) = self.newest()? else {
+                let directory = self.store.show(&self.directory);
+                return Err(Fault::retry(format!("the manifest log `{directory}` is gone"))
+                    .help("if it is on a disk that is not there now, attach that again"));
+            };
+            if newest.instance != self.instance {
+                return Err(self.superseded()?);
+            }
+            let generation = newest.generation;
+            let entry = self.repeat(Some(newest), generation)?;
+            if let Placed::Newest = self.place(&entry)? {
+                let progress = entry.progress.clone();
+                self.own = Some(entry);
+                return Ok(progress);
+            }
         }
-        let progress = newest.progress.clone();
-        self.own = Some(newest);
-        Ok(progress)
+        Err(self.superseded()?)
     }
 
     /// The file of an entry.
-    fn path(&self, number: u64) -> PathBuf {
-        self.directory.join(format!("commit-{number:020}.json"))
+    fn path(&self, number: u64) -> String {
+        format!("{}/commit-{number:020}.json", self.directory)
     }
 
     /// The numbers on disk, in order.
     fn numbers(&self) -> Result<Vec<u64>, Fault> {
         let number =
             |name: &String| name.strip_prefix("commit-")?.strip_suffix(".json")?.parse().ok();
-        let mut numbers: Vec<u64> = names(&self.directory)?.iter().filter_map(number).collect();
+        let mut numbers: Vec<u64> =
+            self.store.names(&self.directory)?.iter().filter_map(number).collect();
         numbers.sort_unstable();
         Ok(numbers)
     }
 
     fn read(&self, number: u64) -> Result<Entry, Fault> {
         let path = self.path(number);
-        let bytes = fs::read(&path).map_err(|error| fault(&error, "read", &path))?;
+        let bytes = self.store.read(&path)?;
         read_entry(&bytes, number).map_err(|problem| {
-            Fault::halt(format!("the manifest `{}` {problem}", path.display())).help(
+            Fault::halt(format!("the manifest `{}` {problem}", self.store.show(&path))).help(
                 "restore the sink's directory from a backup, or move the whole directory away and \
                  fill it again",
             )
@@ -264,7 +276,7 @@ impl Log {
         let newest = self.newest().map_err(Fault::unknown_outcome)?;
         if newest.is_some_and(|newest| entry.number < newest.first) {
             // The number was free because what had it is long gone. Nobody reads such an entry.
-            let _ = remove(&self.path(entry.number));
+            let _ = self.store.remove(&[self.path(entry.number)], "parquet.entry.pruned");
         }
         Ok(Placed::Overtaken)
     }
@@ -273,27 +285,10 @@ impl Log {
     fn create(&self, entry: &Entry) -> Result<bool, Fault> {
         let name =
             staged_name("commit", &self.label, entry.generation, entry.number, &self.instance);
-        let staged = self.staging.join(format!("{name}.json.tmp"));
-        let written = write_synced(&staged, entry);
-        let path = self.path(entry.number);
-        let linked = written.and_then(|()| {
-            failpoint::reach("parquet.manifest.written");
-            if failpoint::has_bug("manifest-not-exclusive") {
-                let copied = fs::copy(&staged, &path);
-                return copied.map(|_| true).map_err(|error| fault(&error, "create", &path));
-            }
-            link_exclusively(&staged, &path)
-        });
-        // What is left of it is removed by the next claim.
-        let _ = remove(&staged);
-        match linked? {
-            true => {
-                failpoint::reach("parquet.manifest.linked");
-                sync_directory(&self.directory)?;
-                failpoint::reach("parquet.manifest.synced");
-                Ok(true)
-            }
-            // A network file system may say so to the second try of a request that worked.
+        let staged = format!("{}/{name}.json.tmp", self.staging);
+        match self.store.create(&self.path(entry.number), &staged, &to_bytes(entry)?)? {
+            true => Ok(true),
+            // A network may say so to the second try of a request that worked.
             false => Ok(self.read(entry.number)? == *entry),
         }
     }
@@ -302,17 +297,15 @@ impl Log {
     fn prune(&self) {
         let Some(own) = &self.own else { return };
         // Nothing rests on it: what cannot be removed now is removed after the next commit.
-        for number in self.numbers().unwrap_or_default() {
-            if number < own.first {
-                let _ = remove(&self.path(number));
-                failpoint::reach("parquet.entry.pruned");
-            }
-        }
+        let mut gone = self.numbers().unwrap_or_default();
+        gone.retain(|number| *number < own.first);
+        let gone: Vec<String> = gone.into_iter().map(|number| self.path(number)).collect();
+        let _ = self.store.remove(&gone, "parquet.entry.pruned");
     }
 
     fn superseded(&self) -> Result<Fault, Fault> {
         let generation = self.newest()?.map_or(0, |newest| newest.generation);
-        let directory = self.directory.display();
+        let directory = self.store.show(&self.directory);
         let message =
             format!("a newer instance (generation {generation}) has taken over `{directory}`");
         Ok(Fault::halt(message)
@@ -341,14 +334,10 @@ pub(super) fn generation_of(name: &str) -> Option<Generation> {
     name.split('-').nth(2)?.parse().ok()
 }
 
-fn write_synced(path: &Path, entry: &Entry) -> Result<(), Fault> {
+fn to_bytes(entry: &Entry) -> Result<Vec<u8>, Fault> {
     let mut bytes = serde_json::to_vec(entry).map_err(Fault::halt)?;
     bytes.push(b'\n');
-    let written = create(path).and_then(|mut file| {
-        file.write_all(&bytes)?;
-        sync_file(&file, path)
-    });
-    written.map_err(|error| fault(&error, "write", path))
+    Ok(bytes)
 }
 
 fn read_entry(bytes: &[u8], number: u64) -> Result<Entry, String> {
@@ -376,14 +365,16 @@ fn read_entry(bytes: &[u8], number: u64) -> Result<Entry, String> {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
     use waterwheel_pipeline::contract::epoch::EpochRecord;
     use waterwheel_pipeline::contract::fault::{Outcome, Remedy};
 
     fn log(root: &Path) -> Log {
-        let (directory, staging) = (root.join("log"), root.join("staging"));
-        fs::create_dir_all(&directory).expect("a directory");
-        fs::create_dir_all(&staging).expect("a directory");
-        Log::new(directory, staging, "p.s".to_owned())
+        fs::create_dir_all(root.join("log")).expect("a directory");
+        fs::create_dir_all(root.join("staging")).expect("a directory");
+        let store = Store::Directory(root.to_owned());
+        Log::new(store, "log".to_owned(), "staging".to_owned(), "p.s".to_owned())
     }
 
     fn progress(epoch: u64) -> Progress {
@@ -430,10 +421,13 @@ mod tests {
             new.append(progress(epoch), Vec::new()).expect("written");
         }
         assert_eq!(new.numbers().expect("read").len() as u64, KEPT_ENTRIES);
-        assert!(!new.path(old.next_number()).exists(), "the number is free again");
+        assert!(
+            !root.path().join(new.path(old.next_number())).exists(),
+            "the number is free again"
+        );
         let fault = old.append(progress(1), Vec::new()).expect_err("fenced");
         assert_eq!(fault.remedy, Remedy::Halt);
-        assert!(!new.path(old.next_number()).exists(), "its entry is gone");
+        assert!(!root.path().join(new.path(old.next_number())).exists(), "its entry is gone");
         assert_eq!(new.recover().expect("read"), Some(progress(KEPT_ENTRIES + 5)));
     }
 
@@ -455,7 +449,7 @@ mod tests {
         let mut log = log(root.path());
         log.claim(1).expect("claimed");
         log.append(progress(1), Vec::new()).expect("written");
-        let path = log.path(2);
+        let path = root.path().join(log.path(2));
         let whole = fs::read(&path).expect("read");
         let text_bytes = whole.len() - 1;
         for length in 0..text_bytes {

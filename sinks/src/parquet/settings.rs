@@ -1,6 +1,5 @@
 //! The settings of the Parquet sink: `path`, `partition`, `roll`.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +7,12 @@ use waterwheel_config::names::nearest;
 use waterwheel_config::section::{Section, Spanned};
 use waterwheel_config::units::SECOND_US;
 use waterwheel_config::value::ColumnType;
+use waterwheel_pipeline::contract::bucket::place;
 use waterwheel_pipeline::contract::sink::{Emit, SinkContext, SinkInput};
 
 use super::columns::{CHANGE_COLUMNS, Layout};
 use super::partition::{Part, Partitioning};
+use super::store::Store;
 use super::writer::Input;
 
 const DEFAULT_ROLL_ROWS: i64 = 1_000_000;
@@ -20,7 +21,7 @@ const DEFAULT_ROLL_EVERY_US: i64 = 300 * SECOND_US;
 
 /// The settings.
 pub(super) struct Plan {
-    pub(super) path: PathBuf,
+    pub(super) store: Store,
     /// The pipeline's and the sink's name.
     pub(super) label: String,
     pub(super) inputs: Arc<[Input]>,
@@ -32,13 +33,13 @@ pub(super) struct Plan {
 /// Reads the settings; everything wrong becomes a finding.
 pub(super) fn make_plan(section: &Section<'_>, context: &SinkContext) -> Option<Plan> {
     section.refuse(&["retain"]);
-    let path = section.required_text("path").and_then(|path| local_path(section, &path));
+    let place = place(section, "lake");
     let partition = section.texts("partition");
     let roll = plan_roll(section);
     let inputs = plan_inputs(section, context, partition.as_deref());
     let (roll_rows, roll_every) = roll?;
     let plan = Plan {
-        path: path?,
+        store: place?.into(),
         label: format!("{}.{}", context.pipeline, context.sink),
         inputs: inputs?.into(),
         emit: context.emit,
@@ -49,24 +50,6 @@ pub(super) fn make_plan(section: &Section<'_>, context: &SinkContext) -> Option<
         return None;
     }
     Some(plan)
-}
-
-fn local_path(section: &Section<'_>, path: &Spanned<String>) -> Option<PathBuf> {
-    let findings = section.findings();
-    if let Some((scheme, _)) = path.value.split_once("://") {
-        let message = if ["s3", "gs", "az"].contains(&scheme) {
-            format!("`path` in an object store (`{scheme}://`) is not built yet")
-        } else {
-            format!("`{scheme}://` is not a place for Parquet files")
-        };
-        findings.error_help(path.span.clone(), message, "name a local directory, such as \"lake\"");
-        return None;
-    }
-    if path.value.is_empty() {
-        findings.error(path.span.clone(), "`path` is empty; name a directory");
-        return None;
-    }
-    Some(PathBuf::from(&path.value))
 }
 
 /// Rows and time; the defaults where the table is not written.

@@ -1,5 +1,6 @@
 //! The sink on real directories, read back with the Parquet reader.
 
+mod buckets;
 mod crash_images;
 
 use std::collections::BTreeMap;
@@ -62,7 +63,10 @@ impl Bench {
     }
 
     fn lake(&self) -> &Path {
-        &self.plan.path
+        match &self.plan.store {
+            Store::Directory(path) => path,
+            Store::Bucket(bucket) => panic!("{bucket} is no directory"),
+        }
     }
 
     async fn open(&mut self, generation: u64) -> Option<u64> {
@@ -113,7 +117,7 @@ impl Bench {
     }
 
     fn staged(&self) -> Vec<String> {
-        names(&self.plan.staging()).expect("read")
+        self.plan.store.names(&self.plan.staging()).expect("read")
     }
 
     fn owned(&mut self) -> &mut Owned {
@@ -305,7 +309,7 @@ async fn files_of_a_newer_instance_are_left_alone() {
     let foreign = "part-trading.lake-0000000009-0000000007-0001.parquet.tmp";
     let older = "part-trading.lake-0000000002-0000000007-0001.parquet.tmp";
     for name in [foreign, older, "notes.txt"] {
-        fs::write(bench.plan.staging().join(name), "x").expect("written");
+        fs::write(bench.lake().join(bench.plan.staging()).join(name), "x").expect("written");
     }
     bench.again().open(4).await;
     let mut left = bench.staged();
@@ -351,13 +355,13 @@ async fn a_fault_loses_only_what_waits() {
     bench.open(1).await;
     bench.commit(1, rows(0, 4)).await.expect("written");
     bench.commit(2, rows(4, 6)).await.expect("kept");
-    let away = bench.lake().join("away");
-    fs::rename(bench.plan.staging(), &away).expect("moved");
+    let (staging, away) = (bench.lake().join(bench.plan.staging()), bench.lake().join("away"));
+    fs::rename(&staging, &away).expect("moved");
     let fault = bench.commit(3, rows(6, 8)).await.expect_err("a fault");
     assert_eq!(fault.remedy, Remedy::Retry, "{fault}");
     assert_eq!(bench.commit(3, Vec::new()).await.expect_err("lost").remedy, Remedy::Retry);
     assert_eq!(bench.sink.recover().await.expect_err("still away").remedy, Remedy::Retry);
-    fs::rename(&away, bench.plan.staging()).expect("moved back");
+    fs::rename(&away, &staging).expect("moved back");
     assert_eq!(bench.sink.recover().await.expect("recovered"), Some(progress(1)));
     assert_eq!(bench.staged(), Vec::<String>::new());
     assert_eq!(bench.commit(2, rows(4, 8)).await.expect("written"), Some(2));
@@ -552,8 +556,14 @@ async fn probing_leaves_nothing_behind() {
 fn settings_that_are_wrong_are_found() {
     for (source, finding) in [
         ("", "needs the key `path`"),
-        ("path = \"s3://bucket/lake\"", "(`s3://`) is not built yet"),
-        ("path = \"ftp://h/x\"", "`ftp://` is not a place for Parquet files"),
+        ("path = \"s3://\"", "`s3://` names no bucket"),
+        ("path = \"s3://bucket/a//b\"", "`a//b` cannot name objects"),
+        (
+            "path = \"s3://id:key@bucket/a\"",
+            "credentials and the endpoint come from the environment",
+        ),
+        ("path = \"ftp://h/x\"", "`ftp://` is not a place for files"),
+        ("path = \"l\"\ninsecure = true", "`insecure` is about servers"),
         ("path = \"\"", "`path` is empty"),
         ("path = \"l\"\nretain = \"1d\"", "`retain` is not built yet"),
         ("path = \"l\"\ncompression = \"gzip\"", "has no key `compression`"),
@@ -675,7 +685,7 @@ async fn what_was_staged_before_a_reset_never_appears() {
     let mut bench = filled().await;
     let visible = bench.visible();
     let name = visible[0].rsplit('/').next().expect("a name");
-    let staged = bench.plan.staging().join(format!("{name}.tmp"));
+    let staged = bench.lake().join(bench.plan.staging()).join(format!("{name}.tmp"));
     fs::rename(bench.lake().join(&visible[0]), staged).expect("moved back");
     bench.owned().log.reset(begin()).expect("written");
     let mut again = bench.again();

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
@@ -14,9 +12,9 @@ use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 
 use super::columns::{Columns, Layout, Operation};
-use super::files::{create_new, fault, sync_file};
 use super::manifest::{DataFile, staged_name};
 use super::partition::{PartValue, Partitioning};
+use super::store::{Growing, Store};
 
 /// Files that grow at the same time; beyond, the one that was quiet longest is finished.
 const OPEN_FILES: usize = 64;
@@ -38,8 +36,10 @@ pub(super) struct Input {
 /// directory.
 #[derive(Clone, Debug)]
 pub(super) struct Naming {
-    /// Where files grow.
-    pub(super) staging: PathBuf,
+    /// Where the lake is.
+    pub(super) store: Store,
+    /// The directory of files that nobody sees yet.
+    pub(super) staging: String,
     /// The pipeline's and the sink's name.
     pub(super) label: String,
     /// The owner.
@@ -52,10 +52,11 @@ pub(super) struct Naming {
 struct OpenFile {
     /// Below the sink's `path`, once it is visible.
     path: String,
-    staged: PathBuf,
+    store: Store,
+    staged: String,
     layout: Arc<Layout>,
     columns: Columns,
-    writer: ArrowWriter<File>,
+    writer: ArrowWriter<Growing>,
     rows: u64,
     used_at: u64,
 }
@@ -107,8 +108,9 @@ impl Files {
                 let (now, later) = rest.split_at(rest.len().min(room).min(WAITING_ROWS));
                 file.append(now, operation, epoch)?;
                 rest = later;
-                if file.rows == roll_rows {
-                    self.full = true;
+                let has_all_rows = file.rows == roll_rows;
+                if has_all_rows || file.writer.bytes_written() >= file.store.most_bytes() {
+                    self.full |= has_all_rows;
                     self.finish(index, &values)?;
                 }
             }
@@ -196,10 +198,10 @@ impl OpenFile {
         input: &Input,
         values: &[PartValue],
     ) -> Result<Self, Fault> {
-        let Naming { staging, label, generation, number } = naming;
+        let Naming { store, staging, label, generation, number } = naming;
         let name = staged_name("part", label, *generation, *number, format_args!("{sequence:04}"));
         let name = format!("{name}.parquet");
-        let staged = staging.join(format!("{name}.tmp"));
+        let staged = format!("{staging}/{name}.tmp");
         let mut path = format!("{}/", input.name);
         let directory = input.partitioning.directory(values);
         if !directory.is_empty() {
@@ -207,17 +209,18 @@ impl OpenFile {
             path.push('/');
         }
         path.push_str(&name);
-        let file = create_new(&staged).map_err(|error| fault(&error, "create", &staged))?;
+        let file = store.begin(&staged)?;
         // The embedded Arrow schema would only say that text has 64-bit offsets.
         let options = ArrowWriterOptions::new()
             .with_properties(input.layout.properties())
             .with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(file, input.layout.arrow(), options)
-            .map_err(|error| parquet_fault(error, &staged))?;
+            .map_err(|error| parquet_fault(error, store, &staged))?;
         let layout = Arc::clone(&input.layout);
         let columns = Columns::new(&layout);
         failpoint::reach("parquet.file.created");
-        Ok(Self { path, staged, layout, columns, writer, rows: 0, used_at: 0 })
+        let store = store.clone();
+        Ok(Self { path, store, staged, layout, columns, writer, rows: 0, used_at: 0 })
     }
 
     fn append(&mut self, rows: &[&Row], operation: Operation, epoch: Epoch) -> Result<(), Fault> {
@@ -235,26 +238,22 @@ impl OpenFile {
 
     fn encode(&mut self) -> Result<(), Fault> {
         let batch = self.columns.take(&self.layout).map_err(Fault::halt)?;
-        self.writer.write(&batch).map_err(|error| parquet_fault(error, &self.staged))
+        self.writer.write(&batch).map_err(|error| parquet_fault(error, &self.store, &self.staged))
     }
 
     fn write_row_group(&mut self) -> Result<(), Fault> {
         self.encode()?;
-        self.writer.flush().map_err(|error| parquet_fault(error, &self.staged))
+        self.writer.flush().map_err(|error| parquet_fault(error, &self.store, &self.staged))
     }
 
-    /// Writes what is left and makes the file durable. After an error the file is never touched
-    /// again: what a failed sync leaves behind, nobody knows.
+    /// Writes what is left and makes the file durable.
     fn finish(mut self) -> Result<DataFile, Fault> {
         self.encode()?;
-        self.writer.finish().map_err(|error| parquet_fault(error, &self.staged))?;
+        let Self { store, staged, writer, .. } = &mut self;
+        writer.finish().map_err(|error| parquet_fault(error, store, staged))?;
         failpoint::reach("parquet.file.written");
-        let synced = self.writer.sync().and_then(|()| {
-            let file = self.writer.inner();
-            sync_file(file, &self.staged)?;
-            file.metadata()
-        });
-        let bytes = synced.map_err(|error| fault(&error, "write", &self.staged))?.len();
+        writer.sync().map_err(|error| store.fault(&error, staged))?;
+        let bytes = store.finish(writer.inner_mut(), staged)?;
         failpoint::reach("parquet.file.synced");
         Ok(DataFile { path: self.path, rows: self.rows, bytes })
     }
@@ -284,12 +283,12 @@ fn grouped<'r>(partitioning: &Partitioning, rows: &'r [Row]) -> Vec<Group<'r>> {
     groups
 }
 
-fn parquet_fault(error: ParquetError, path: &std::path::Path) -> Fault {
+fn parquet_fault(error: ParquetError, store: &Store, staged: &str) -> Fault {
     match error {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
-            Ok(error) => fault(&error, "write", path),
-            Err(error) => Fault::halt(format!("cannot write `{}`: {error}", path.display())),
+            Ok(error) => store.fault(&error, staged),
+            Err(error) => Fault::halt(format!("cannot write `{}`: {error}", store.show(staged))),
         },
-        error => Fault::halt(format!("cannot write `{}`: {error}", path.display())),
+        error => Fault::halt(format!("cannot write `{}`: {error}", store.show(staged))),
     }
 }

@@ -8,6 +8,7 @@ use waterwheel_pipeline::contract::sink::{InputRole, SinkInput};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::fault::fault;
+use super::finality;
 use super::progress::{BEGIN_CREATING, Owner, PROGRESS};
 
 /// Postgres cuts longer identifiers off, so that two names could become one.
@@ -86,7 +87,7 @@ pub(super) fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     // `standard_conforming_strings` is on since 9.1, and backslashes are in no name.
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -190,17 +191,26 @@ impl Table {
     fn view_query(&self, owner: &Owner) -> String {
         let table = self.name.quoted();
         let columns = self.columns().join(", ");
-        match self.schema.finality {
-            Finality::Immediate => format!("SELECT {columns} FROM {table}"),
-            Finality::At { column, plus_us } => format!(
-                "SELECT {columns} FROM {table} WHERE {} + interval '{plus_us} microseconds' <= (
-                     SELECT watermark FROM waterwheel.progress
+        // No column says since when it is silent.
+        if matches!(self.schema.finality, Finality::Silent { .. }) {
+            return format!(
+                "SELECT {columns} FROM {table} WHERE (
+                     SELECT finished FROM waterwheel.progress
                      WHERE pipeline = {} AND sink = {})",
-                quote(&self.schema.columns[column].name),
                 literal(&owner.pipeline),
                 literal(&owner.sink),
-            ),
+            );
         }
+        let Some((moment, plus_us)) = finality::moment(&self.schema) else {
+            return format!("SELECT {columns} FROM {table}");
+        };
+        format!(
+            "SELECT {columns} FROM {table} WHERE {moment} + interval '{plus_us} microseconds' <= (
+                     SELECT watermark FROM waterwheel.progress
+                     WHERE pipeline = {} AND sink = {})",
+            literal(&owner.pipeline),
+            literal(&owner.sink),
+        )
     }
 
     pub(super) fn fault(&self, error: &Error) -> Fault {

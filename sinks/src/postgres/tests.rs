@@ -1,5 +1,6 @@
 mod faults;
 mod fencing;
+mod finality;
 mod resets;
 
 use std::collections::BTreeMap;
@@ -233,6 +234,33 @@ async fn a_table_without_a_key_holds_one_row() {
     sink.open(3).await.expect("a claim");
     sink.commit(&commit(3, vec![], vec![row(2)])).await.expect("a commit");
     assert!(lines(&server, "TABLE total").await.is_empty());
+}
+
+#[tokio::test]
+async fn of_a_key_that_comes_again_in_one_commit_the_last_row_stays() {
+    let server = TestServer::start().await;
+    let schema = Arc::new(Schema {
+        columns: vec![
+            Column::new("user_id", ColumnType::Text),
+            Column::new("trades", ColumnType::Bigint),
+        ],
+        key: vec![0],
+        finality: Finality::Silent { expire_us: Some(HOUR_US) },
+        append_only: false,
+        time: None,
+    });
+    let mut sink =
+        sink_at(&server.url(), "", vec![input("total", InputRole::Operator, schema.clone())]);
+    sink.open(1).await.expect("a claim");
+    // Behind the columns stands the time of the last event.
+    let row = |user: &str, trades, last_us| {
+        Row::from(vec![Value::text(user), Value::Bigint(trades), Value::Timestamp(last_us)])
+    };
+    let rows = vec![row("a", 5, 1), row("b", 1, 2), row("a", 3, 9 * HOUR_US)];
+    sink.commit(&commit(1, rows, vec![])).await.expect("a commit");
+    assert_eq!(lines(&server, "SELECT * FROM total ORDER BY user_id").await, ["a|3", "b|1"]);
+    // No column says since when they are silent, and the pipeline goes on.
+    assert!(lines(&server, "SELECT * FROM total_final").await.is_empty());
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio_postgres::types::BorrowToSql;
 use tokio_postgres::{Client, Error, Statement};
+use waterwheel_config::schema::Finality;
 use waterwheel_config::value::{Row, Value};
 use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
@@ -165,6 +166,23 @@ fn group_deletes<'a>(tables: &[Table], changes: &'a [Changes]) -> Vec<Deletes<'a
     groups
 }
 
+/// The rows that are written of each input: of a key that came again in one commit the last one, since
+/// no statement may touch a row twice.
+fn upserts<'a>(tables: &[Table], changes: &'a [Changes]) -> Vec<Vec<&'a Row>> {
+    let rows = |(table, changes): (&Table, &'a Changes)| -> Vec<&'a Row> {
+        let rows = changes.upserts.iter();
+        match table.schema.finality {
+            Finality::Silent { .. } => {
+                let key = |row: &'a Row| row.key(&table.schema.key).cloned().collect();
+                let last: HashMap<Vec<Value>, &Row> = rows.map(|row| (key(row), row)).collect();
+                last.into_values().collect()
+            }
+            _ => rows.collect(),
+        }
+    };
+    tables.iter().zip(changes).map(rows).collect()
+}
+
 /// Writes the changes and moves the progress in one transaction.
 ///
 /// `BEGIN` is waited for: were it to fail with the rest on its way, every statement would commit
@@ -184,6 +202,7 @@ pub(super) async fn write(
         return move_alone(client, statements, tables, owner, step).await;
     }
     let deletes = group_deletes(tables, changes);
+    let upserts = upserts(tables, changes);
     statements.prepare_deletes(client, tables, &deletes).await?;
     let (before, after) =
         (failpoint::has_bug("progress-before-rows"), failpoint::has_bug("progress-after-rows"));
@@ -212,9 +231,9 @@ pub(super) async fn write(
             .collect();
         flight.send_rows(*input, statement, &columns, rows).await?;
     }
-    for (input, changes) in changes.iter().enumerate() {
+    for (input, rows) in upserts.iter().enumerate() {
         let columns: Vec<usize> = (0..tables[input].schema.columns.len()).collect();
-        flight.send_rows(input, &statements.upserts[input], &columns, &changes.upserts).await?;
+        flight.send_rows(input, &statements.upserts[input], &columns, rows).await?;
     }
     failpoint::reach("postgres.rows.written");
     flight.send(Part::Commit, 0, &statements.commit, Vec::<&str>::new()).await?;

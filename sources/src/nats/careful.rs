@@ -37,7 +37,7 @@ const AT_ONCE_BYTES: usize = 16 << 20;
 const AT_ONCE_MAX: usize = 32;
 
 /// The longest pause between two attempts.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How long to read so.
 #[derive(Clone, Copy, Debug)]

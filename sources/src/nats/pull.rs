@@ -77,6 +77,10 @@ pub(super) struct Reader {
     unacknowledged: Option<Unacknowledged>,
     pulls: VecDeque<Pull>,
     pull_bytes: u64,
+    /// Since when nothing has been delivered,
+    quiet_since: Instant,
+    /// and when the server last said so.
+    quiet_until: Option<Instant>,
     /// When the server was last heard.
     pub(super) heard_at: Instant,
     /// How many messages waited when the consumer was made.
@@ -139,6 +143,8 @@ impl Reader {
             pulls: VecDeque::new(),
             // The largest message must fit with its subject and headers.
             pull_bytes: PULL_BYTES.max(max_payload + (64 << 10)).max(least_pull_bytes),
+            quiet_since: Instant::now(),
+            quiet_until: None,
             heard_at: Instant::now(),
             pending: created["num_pending"].as_u64().unwrap_or(u64::MAX),
             begins_after: created["delivered"]["stream_seq"].as_u64().unwrap_or(after),
@@ -148,6 +154,13 @@ impl Reader {
     /// When to give up if the server stays silent.
     pub(super) fn silent_at(&self) -> Instant {
         self.heard_at + SILENCE
+    }
+
+    /// For how long the server has certainly delivered nothing while it was asked for more: it says so
+    /// every now and then.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        let until = self.quiet_until.filter(|_| !self.pulls.is_empty())?;
+        Some(until.saturating_duration_since(self.quiet_since))
     }
 
     /// Asks for more when the request before is half served, so that the server never waits for
@@ -189,6 +202,7 @@ impl Reader {
             ));
         }
         self.consumer_sequence = expected;
+        (self.quiet_since, self.quiet_until) = (Instant::now(), None);
         if let (Some(unacknowledged), Some(reply)) = (&mut self.unacknowledged, &message.reply) {
             unacknowledged.note(reply, delivery.stream_sequence, delivery.consumer_sequence);
         }
@@ -205,8 +219,12 @@ impl Reader {
     fn hear_status(&mut self, message: &Message) -> Heard {
         let said = message.description.as_deref().unwrap_or_default();
         match message.status.map(|status| status.as_u16()) {
-            Some(100) => Heard::Housekeeping,
+            Some(100) => {
+                self.quiet_until = Some(Instant::now());
+                Heard::Housekeeping
+            }
             Some(404 | 408) => {
+                self.quiet_until = Some(Instant::now());
                 self.pulls.pop_front();
                 Heard::Housekeeping
             }

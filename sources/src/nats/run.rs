@@ -3,6 +3,8 @@
 //! Every wait can be dropped at any point: what is under way stays in [`Run`] and goes on with the
 //! next call.
 
+mod past_bad;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +20,11 @@ use waterwheel_pipeline::contract::fault::{Fault, Remedy};
 use waterwheel_pipeline::contract::nats::Connection;
 use waterwheel_pipeline::contract::nats::api::StreamInfo;
 use waterwheel_pipeline::contract::position::Position;
-use waterwheel_pipeline::contract::source::Next;
+use waterwheel_pipeline::contract::source::{Next, Standing};
 
+use self::past_bad::{PastBad, write_headers};
 use super::Settings;
-use super::careful::{Careful, Found, Scene};
+use super::careful::Scene;
 use super::pull::{Heard, Reader};
 use super::retention::{Release, Retention};
 use super::stream::{self, Anchors};
@@ -30,12 +33,9 @@ use super::stream::{self, Anchors};
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 
 /// The longest pause between two attempts to make a consumer.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub(super) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// Messages that the client does not read and that lie no further apart count as near each other.
-const NEAR: u64 = 100_000;
 
 /// What a check found.
 struct Checked {
@@ -62,18 +62,12 @@ pub(super) struct Run {
     headers: Vec<u8>,
     reader: Option<Reader>,
     reviving: Option<Work<Result<Reader, Fault>>>,
+    /// Why there is no consumer.
+    away: Option<String>,
     /// Attempts to make a consumer since the last message.
     attempts: u32,
     pull_bytes: u64,
-    /// While messages are read one by one, and what is under way.
-    careful: Option<Careful>,
-    reading: Option<Work<Result<Vec<Found>, Fault>>>,
-    /// True if nothing was found that way since the last consumer was made.
-    is_looked_for: bool,
-    /// How large the window was the last time, and where that ended.
-    careful_before: (u64, u64),
-    /// How many messages the client would not have read.
-    unreadable: u64,
+    past_bad: PastBad,
     /// By what the stream is known again.
     anchors: Anchors,
     checking: Option<Work<Result<Checked, Fault>>>,
@@ -113,12 +107,9 @@ impl Run {
             check_at: Instant::now() + CHECK_EVERY,
             headers: Vec::new(),
             reviving: None,
+            away: None,
             attempts: 0,
-            careful: None,
-            reading: None,
-            is_looked_for: false,
-            careful_before: (0, 0),
-            unreadable: 0,
+            past_bad: PastBad::default(),
             anchors: Anchors::default(),
             checking: None,
             hole_after: None,
@@ -147,27 +138,6 @@ impl Run {
     /// By what the stream is known again.
     pub(super) fn anchors(&self) -> Anchors {
         self.anchors.clone()
-    }
-
-    /// True while messages are read one by one.
-    pub(super) fn is_careful(&self) -> bool {
-        self.careful.is_some()
-    }
-
-    /// Reads messages one by one first: an earlier process panicked when it had read up to here.
-    pub(super) async fn begin_carefully(&mut self, panicked_at: u64) {
-        if self.ended || matches!(self.release.retention, Retention::WorkQueue(_)) {
-            return;
-        }
-        if let Some(reader) = self.reader.take() {
-            reader.close().await;
-        }
-        tracing::warn!(
-            stream = %self.stream,
-            after = self.taken,
-            "an earlier process panicked: reading message by message until well behind {panicked_at}"
-        );
-        self.careful = Some(Careful::after_panic(panicked_at));
     }
 
     /// Nothing up to the sequence will be asked for again: [`Run::next`] lets go of it.
@@ -263,15 +233,7 @@ impl Run {
 
     /// Makes a consumer where there is none. Waits for the server as long as it takes.
     async fn revive(&mut self) -> Result<(), Fault> {
-        if self.reader.is_some() || self.careful.is_some() {
-            return Ok(());
-        }
-        if self.is_stuck() {
-            // A consumer would deliver the same message to the same client.
-            let (window, ended_at) = self.careful_before;
-            let window = if self.taken < ended_at + NEAR { window } else { 0 };
-            self.careful = Some(Careful::after_loss(window));
-            self.is_looked_for = true;
+        if self.reader.is_some() || self.is_careful() || self.is_stuck() {
             return Ok(());
         }
         if self.reviving.is_none() {
@@ -285,7 +247,8 @@ impl Run {
         let mut reader = made?;
         reader.heard_at = Instant::now();
         tracing::info!(stream = %self.stream, after = self.taken, "reading goes on");
-        self.is_looked_for = false;
+        self.past_bad.is_looked_for = false;
+        self.away = None;
         self.pending = reader.pending;
         self.ended |= self.bound.is_some() && reader.pending == 0;
         self.reader = Some(reader);
@@ -303,71 +266,6 @@ impl Run {
             anchors: self.anchors.clone(),
             clear_through: self.clear_through,
         }
-    }
-
-    /// True if the last consumer that was made brought nothing either.
-    fn is_stuck(&self) -> bool {
-        // A queue gives nothing but to its consumer.
-        let is_queue = matches!(self.release.retention, Retention::WorkQueue(_));
-        self.attempts > 0 && self.reviving.is_none() && !self.is_looked_for && !is_queue
-    }
-
-    /// Reads the next messages one by one, while that is due.
-    async fn read_carefully(&mut self) -> Result<(), Fault> {
-        if self.careful.is_none() {
-            return Ok(());
-        }
-        if self.reading.is_none() {
-            self.reading = Some(Box::pin(self.scene().read(self.taken)));
-        }
-        let Some(reading) = &mut self.reading else { return Ok(()) };
-        let read = reading.await;
-        self.reading = None;
-        let read = read?;
-        let mut is_over = read.is_empty();
-        for found in read {
-            let sequence = found.message.sequence;
-            if self.ended {
-                return Ok(());
-            }
-            if !found.is_readable {
-                self.note_unreadable(sequence);
-            }
-            self.take_found(&found);
-            is_over |= self
-                .careful
-                .as_mut()
-                .is_none_or(|careful| careful.pass(sequence, found.is_readable));
-        }
-        if is_over && let Some(careful) = self.careful.take() {
-            self.careful_before = (careful.window(), self.taken);
-            let unreadable = self.unreadable;
-            tracing::info!(stream = %self.stream, after = self.taken, unreadable, "read message by message");
-        }
-        Ok(())
-    }
-
-    /// Says so once.
-    fn note_unreadable(&mut self, sequence: u64) {
-        self.unreadable += 1;
-        if self.unreadable == 1 {
-            tracing::warn!(
-                stream = %self.stream,
-                sequence,
-                help = "correct whoever publishes it: each such message costs a new connection",
-                "a message breaks the rules of the protocol in its headers or its subject; it and \
-                 those like it are read one by one"
-            );
-        }
-    }
-
-    fn take_found(&mut self, found: &Found) {
-        self.headers.clear();
-        write_headers(&found.headers, &mut self.headers);
-        self.headers.extend_from_slice(&found.raw_headers);
-        let message = &found.message;
-        self.pending = u64::MAX;
-        self.accept(message.sequence, message.time_ns, &found.subject, &message.payload);
     }
 
     /// Takes what has arrived, without waiting for more.
@@ -430,7 +328,11 @@ impl Run {
     fn start_due_check(&mut self) {
         if self.checking.is_none() && Instant::now() >= self.check_at {
             let consumer = match &self.reader {
-                Some(reader) if self.bound.is_some() || !self.settings.subjects.is_empty() => {
+                Some(reader)
+                    if self.bound.is_some()
+                        || self.pending > 0
+                        || !self.settings.subjects.is_empty() =>
+                {
                     Some(reader.info_call())
                 }
                 _ => None,
@@ -450,6 +352,8 @@ impl Run {
         if let Some((0, at_server)) = checked.consumer
             && delivered == Some(at_server)
         {
+            // What seemed to wait has been deleted.
+            self.pending = 0;
             // The stream was asked first, so nothing up to its end then is still to come.
             self.clear_through = self.clear_through.max(checked.info.last_seq);
             self.ended |= self.bound.is_some();
@@ -475,6 +379,10 @@ impl Run {
             Heard::Message(delivery) => delivery,
             Heard::Housekeeping => {
                 self.attempts = 0;
+                if self.pending > 0 && self.checking.is_none() {
+                    // Nothing comes, though something seems to wait: the server must say.
+                    self.check_at = Instant::now();
+                }
                 return;
             }
             Heard::Broken(why) => return self.give_up(&why),
@@ -522,21 +430,23 @@ impl Run {
         if let Some(reader) = self.reader.take() {
             self.pull_bytes = reader.pull_bytes();
         }
+        self.away = Some(why.to_owned());
         self.checking = None;
     }
-}
 
-/// Headers as `name:value\r\n` lines, by name: the client keeps them in no order, and the same log
-/// must give the same batches.
-fn write_headers(headers: &async_nats::HeaderMap, out: &mut Vec<u8>) {
-    let mut sorted: Vec<_> = headers.iter().collect();
-    sorted.sort_unstable_by_key(|(name, _)| AsRef::<[u8]>::as_ref(*name));
-    for (name, values) in sorted {
-        for value in values {
-            out.extend_from_slice(name.as_ref());
-            out.push(b':');
-            out.extend_from_slice(value.as_ref());
-            out.extend_from_slice(b"\r\n");
+    /// How the stream stands while nothing comes from it.
+    pub(super) fn standing(&self) -> Standing {
+        if !self.connection.is_connected() {
+            return Standing::Away(format!("no connection to {}", self.connection.address));
+        }
+        match (&self.reader, &self.away) {
+            (Some(reader), _) => {
+                let has_all = self.pending == 0 && self.builder.is_empty() && self.held.is_none();
+                let silence = reader.silence().filter(|_| has_all);
+                silence.map_or(Standing::Reading, Standing::Silent)
+            }
+            (None, Some(why)) if !self.is_careful() => Standing::Away(why.clone()),
+            (None, _) => Standing::Reading,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chrono_tz::Tz;
 use waterwheel_config::value::ColumnType;
 use waterwheel_pipeline::graph::Deployment;
 
@@ -45,7 +46,7 @@ const CONDITIONS: [Option<(&str, Holds)>; 4] = [
     Some(("volume > 3", |r| r.get("volume").greater(3.0))),
 ];
 
-const MEASURES: [Measure; 13] = [
+const MEASURES: [Measure; 18] = [
     Measure::new("groups", "count(*)", Kind::Count, |_, _| Cell::Boolean(true)),
     Measure::new("volumes", "count(distinct volume)", Kind::Distinct, |r, _| r.get("volume")),
     Measure::new("sizes", "count(distinct trades)", Kind::Distinct, |r, _| r.get("trades")),
@@ -63,7 +64,40 @@ const MEASURES: [Measure; 13] = [
     Measure::new("busy", "share(trades > 2)", Kind::Share, |r, _| {
         r.get("trades").greater(2.0).map_or(Cell::Null, Cell::Boolean)
     }),
+    Measure::new("spread", "stddev(volume)", Kind::Deviation, |r, _| r.get("volume")),
+    Measure::new("opening", "first(volume)", Kind::First(ColumnType::Double), |r, _| {
+        r.get("volume")
+    }),
+    Measure::new("closing", "last(trades)", Kind::Last(ColumnType::Bigint), |r, _| r.get("trades")),
+    Measure::new("last_name", "last(venue)", Kind::Last(ColumnType::Text), |r, _| r.get("venue")),
+    Measure::new("venue_breakdown", "venue", Kind::Breakdown, |r, _| r.get("venue")),
 ];
+
+/// What is read by the second aggregate.
+pub(super) fn per_user(random: &mut Random, zone: Tz, windows: Vec<&'static str>) -> Model {
+    Model {
+        from: vec!["events0"],
+        time: "timestamp",
+        zone,
+        windows,
+        condition: random.pick(&pools::CONDITIONS),
+        by: vec![By::text("user_id", "user_id", |e, _| e.get("user_id"))],
+        measures: FIRST.to_vec(),
+    }
+}
+
+/// A random aggregate over the rows of one in a zone.
+pub(super) fn distribution(random: &mut Random, zone: Tz) -> Model {
+    Model {
+        from: vec!["per_user"],
+        time: random.pick(&["window_start", "window_end"]),
+        zone: random.pick(&[zone, zone, Tz::UTC]),
+        windows: random.pick(&pools::WINDOWS).to_vec(),
+        condition: random.pick(&CONDITIONS),
+        by: random.some(&BY, 0, 2),
+        measures: pools::measures(random, &MEASURES, 6),
+    }
+}
 
 /// `distribution` reads `per_user`, which reads the events.
 struct Chain {
@@ -75,26 +109,10 @@ struct Chain {
 
 impl Chain {
     fn random(random: &mut Random) -> Self {
-        let user = By::text("user_id", "user_id", |e, _| e.get("user_id"));
         let zone = random.pick(&pools::ZONES);
-        let per_user = Model {
-            from: vec!["events0"],
-            time: "timestamp",
-            zone,
-            windows: random.pick(&pools::WINDOWS).to_vec(),
-            condition: random.pick(&pools::CONDITIONS),
-            by: vec![user],
-            measures: FIRST.to_vec(),
-        };
-        let distribution = Model {
-            from: vec!["per_user"],
-            time: random.pick(&["window_start", "window_end"]),
-            zone: random.pick(&[zone, zone, chrono_tz::Tz::UTC]),
-            windows: random.pick(&pools::WINDOWS).to_vec(),
-            condition: random.pick(&CONDITIONS),
-            by: random.some(&BY, 0, 2),
-            measures: random.some(&MEASURES, 1, 6),
-        };
+        let windows = random.pick(&pools::WINDOWS).to_vec();
+        let per_user = per_user(random, zone, windows);
+        let distribution = distribution(random, zone);
         let lateness = random.pick(&pools::LATENESS);
         let operators = per_user.toml("per_user") + &distribution.toml("distribution");
         let deployment = deployment(&[lateness], &operators).expect("a deployment");

@@ -125,3 +125,107 @@ fn quantiles_reach_the_ends_of_the_range_of_doubles() {
         assert!((median / x - 1.0).abs() <= 0.01, "the median of {x:e} is {row}");
     }
 }
+
+#[test]
+fn first_and_last_go_by_time_and_then_by_the_log() {
+    let settings = "windows = [\"1m\"]\nmeasures.f = \"first(x)\"\nmeasures.l = \"last(x)\"\n\
+                    measures.n = \"first(cast(x as double))\"\n";
+    let payloads = [
+        r#"{"timestamp":5,"x":"b"}"#,
+        r#"{"timestamp":5,"x":"c"}"#,
+        r#"{"timestamp":1,"x":null}"#,
+        r#"{"timestamp":2,"x":7}"#,
+        r#"{"timestamp":2,"x":8}"#,
+        r#"{"timestamp":9}"#,
+    ];
+    assert_eq!(
+        rows("30s", settings, &payloads),
+        ["1m 1970-01-01T00:00:00Z 1970-01-01T00:01:00Z 7 c 7"]
+    );
+}
+
+#[test]
+fn a_change_compares_with_the_window_before_and_no_other() {
+    let settings = "windows = [\"1m\"]\ncompare = \"previous\"\nmeasures.s = \"sum(x)\"\n";
+    let payloads = [
+        r#"{"timestamp":0,"x":4}"#,
+        r#"{"timestamp":60,"x":5}"#,
+        // Comes late, and changes both rows.
+        r#"{"timestamp":59,"x":-4}"#,
+        r#"{"timestamp":180,"x":1}"#,
+    ];
+    let head = |minute| format!("1m 1970-01-01T00:0{minute}:00Z 1970-01-01T00:0{}:00Z", minute + 1);
+    assert_eq!(
+        rows("1s", settings, &payloads),
+        [format!("{} 0  ", head(0)), format!("{} 5 5 ", head(1)), format!("{} 1  ", head(3))]
+    );
+}
+
+#[test]
+fn a_hop_across_daylight_saving_goes_by_the_calendar() {
+    let settings = format!(
+        "timezone = \"Europe/Berlin\"\nwindows = [{{ size = \"2d\", every = \"1d\" }}]\n{COUNT}"
+    );
+    let payloads = [r#"{"timestamp":"2026-03-29T12:00:00Z"}"#];
+    assert_eq!(
+        rows("0s", &settings, &payloads),
+        [
+            "2d/1d 2026-03-27T23:00:00Z 2026-03-29T22:00:00Z 1",
+            "2d/1d 2026-03-28T23:00:00Z 2026-03-30T22:00:00Z 1",
+        ]
+    );
+}
+
+#[test]
+fn a_breakdown_counts_what_is_there() {
+    let settings = format!("windows = [\"1m\"]\nbreakdown = [\"a.v\"]\n{COUNT}");
+    let payloads = [
+        r#"{"timestamp":0,"a":{"v":"y \"q\""}}"#,
+        r#"{"timestamp":0,"a":{"v":1.0}}"#,
+        r#"{"timestamp":0,"a":{"v":"1"}}"#,
+        r#"{"timestamp":0,"a":{"v":null}}"#,
+    ];
+    assert_eq!(
+        rows("0s", &settings, &payloads),
+        [r#"1m 1970-01-01T00:00:00Z 1970-01-01T00:01:00Z 4 {"1":2,"y \"q\"":1}"#]
+    );
+}
+
+/// A hundred windows go by: what is kept stays what is open, not what there was.
+#[test]
+fn state_stays_bounded_in_a_long_run() {
+    for settings in [
+        "windows = [\"1m\", { size = \"3m\", every = \"1m\" }]\ncompare = \"previous\"\n",
+        "windows = [{ size = \"5m\", every = \"30s\" }]\n",
+        "expire = \"2m\"\n",
+    ] {
+        let operator = format!(
+            "[operators.o]\ntype = \"aggregate\"\nfrom = \"events0\"\nby = [\"k\"]\n{settings}\
+             measures.n = \"count(distinct x)\"\nmeasures.d = \"stddev(x)\"\n\
+             measures.a = \"approx_count_distinct(x)\"\nmeasures.q = \"median(x)\"\n"
+        );
+        let deployment = deployment(&["10s"], &operator).expect("a deployment");
+        // Every minute has ten groups of its own, of four events each.
+        let event = |index: u64| {
+            let (minute, within) = (index / 40, index % 40);
+            let payload = format!(
+                "{{\"timestamp\":{},\"k\":\"{minute}:{}\",\"x\":{index}}}",
+                minute * 60 + within,
+                within % 10
+            );
+            Step::Message(Message { sequence: index, payload, ..Message::default() })
+        };
+        let minutes = |minute: u64| {
+            (minute * 40..(minute + 1) * 40).map(event).chain([Step::Epoch]).collect::<Vec<_>>()
+        };
+        let steps = (0..100).flat_map(minutes).collect();
+        let script = Script { steps, in_flight: 0, is_final: false };
+        let run = run(&deployment, 2, &script).expect("a run");
+        let bytes: Vec<usize> = run.epochs.iter().map(|epoch| epoch.state_bytes[0]).collect();
+        let (early, late) = (bytes[10..20].iter().max(), bytes[20..].iter().max());
+        // Times of four digits are as long as those of three, so that nothing grows at all.
+        assert!(early >= late && bytes[10] > 0, "{settings}{bytes:?}");
+        // One window's worth and what it is compared with, hops with: not ten of it.
+        assert!(bytes[99] < 10 * bytes[0], "{settings}{bytes:?}");
+    }
+}

@@ -11,7 +11,7 @@ use crate::testing::{
 pub(super) const ZONES: [Tz; 4] =
     [Tz::UTC, Tz::Europe__Berlin, Tz::America__New_York, Tz::Asia__Kolkata];
 
-pub(super) const WINDOWS: [&[&str]; 11] = [
+pub(super) const WINDOWS: [&[&str]; 18] = [
     &["1m"],
     &["1h", "1m"],
     &["1m", "15m", "1h", "1d", "1w", "1mo"],
@@ -23,6 +23,13 @@ pub(super) const WINDOWS: [&[&str]; 11] = [
     &["45s", "24h", "1d"],
     &["250ms", "1m"],
     &["7m", "2d", "1w"],
+    &["1h/5m"],
+    &["1m", "10m/1m", "1h/20m"],
+    &["25s/10s", "7s"],
+    &["7d/1d", "1d"],
+    &["3mo/1mo", "1mo"],
+    &["24h/6h", "2w/1w", "15m"],
+    &["90m/1h", "1m/1m"],
 ];
 
 pub(super) const LATENESS: [&str; 5] = ["0s", "1s", "30s", "10m", "1d"];
@@ -117,6 +124,14 @@ fn price(item: &dyn Item, _: Tz) -> Cell {
     item.get("properties.price")
 }
 
+/// As `cast(... as double)` has it.
+fn price_or_flag(item: &dyn Item, _: Tz) -> Cell {
+    match item.get("properties.price") {
+        Cell::Boolean(flag) => Cell::Integer(flag.into()),
+        price => price,
+    }
+}
+
 fn quantity(item: &dyn Item, _: Tz) -> Cell {
     item.get("properties.quantity")
 }
@@ -129,7 +144,7 @@ fn every(_: &dyn Item, _: Tz) -> Cell {
     Cell::Boolean(true)
 }
 
-pub(super) const MEASURES: [Measure; 25] = [
+pub(super) const MEASURES: [Measure; 36] = [
     Measure::new("trades", "count(*)", Kind::Count, every),
     Measure::new("priced", "count(properties.price)", Kind::Count, price),
     Measure::new("users", "count(distinct user_id)", Kind::Distinct, |e, _| e.get("user_id")),
@@ -195,7 +210,54 @@ pub(super) const MEASURES: [Measure; 25] = [
         price,
     )
     .filtered(is_filled),
+    Measure::new("opening", "first(properties.price)", Kind::First(ColumnType::Text), price),
+    Measure::new("closing", "last(properties.price)", Kind::Last(ColumnType::Text), price),
+    Measure::new("began", "first(timestamp)", Kind::First(ColumnType::Timestamp), |e, _| {
+        e.get("timestamp")
+    }),
+    Measure::new("spread", "stddev(properties.price)", Kind::Deviation, price),
+    Measure::new("lot_spread", "stddev(properties.quantity)", Kind::Deviation, quantity),
+    Measure::new("about", "approx_count_distinct(properties.symbol)", Kind::Approximate, |e, _| {
+        e.get("properties.symbol")
+    }),
+    Measure::new(
+        "last_fill",
+        "last(cast(properties.price as double)) FILTER (WHERE event_type = 'order.filled')",
+        Kind::Last(ColumnType::Double),
+        price_or_flag,
+    )
+    .filtered(is_filled),
+    Measure::new(
+        "fill_spread",
+        "stddev(properties.price) FILTER (WHERE event_type = 'order.filled')",
+        Kind::Deviation,
+        price,
+    )
+    .filtered(is_filled),
+    Measure::new(
+        "about_fills",
+        "approx_count_distinct(user_id) FILTER (WHERE event_type = 'order.filled')",
+        Kind::Approximate,
+        |e, _| e.get("user_id"),
+    )
+    .filtered(is_filled),
+    // Breakdowns stand behind all measures.
+    Measure::new("venue_breakdown", "properties.venue", Kind::Breakdown, |e, _| {
+        e.get("properties.venue")
+    }),
+    Measure::new("symbol_breakdown", "properties.symbol", Kind::Breakdown, |e, _| {
+        e.get("properties.symbol")
+    }),
 ];
+
+/// Some measures, of which at least one is no breakdown.
+pub(super) fn measures(random: &mut Random, from: &[Measure], most: usize) -> Vec<Measure> {
+    let mut measures = random.some(from, 1, most);
+    if measures.iter().all(|measure| matches!(measure.kind, Kind::Breakdown)) {
+        measures.insert(0, from[0]);
+    }
+    measures
+}
 
 /// A random aggregate over sources.
 pub(super) fn model(random: &mut Random, from: Vec<&'static str>) -> Model {
@@ -206,7 +268,7 @@ pub(super) fn model(random: &mut Random, from: Vec<&'static str>) -> Model {
         windows: random.pick(&WINDOWS).to_vec(),
         condition: random.pick(&CONDITIONS),
         by: random.some(&BY, 0, 2),
-        measures: random.some(&MEASURES, 1, 7),
+        measures: measures(random, &MEASURES, 7),
     }
 }
 

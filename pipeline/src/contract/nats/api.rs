@@ -1,11 +1,14 @@
 //! The few calls of the JetStream API that waterwheel makes, with their errors as faults.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use async_nats::{Client, RequestErrorKind};
+use async_nats::connection::State;
+use async_nats::{Client, Message, Request, RequestErrorKind};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::super::fault::Fault;
 use super::{Heard, login_refused};
@@ -16,6 +19,12 @@ pub const STREAM_NOT_FOUND: u64 = 10059;
 pub const MESSAGE_NOT_FOUND: u64 = 10037;
 /// The expected last sequence is not the last one: somebody else wrote.
 pub const WRONG_LAST_SEQUENCE: u64 = 10071;
+
+/// How often a connection is looked at on which an answer is awaited.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a request waits for a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +124,7 @@ pub struct Api {
     client: Client,
     prefix: String,
     address: String,
+    connects: watch::Receiver<u64>,
     heard: Arc<Mutex<Heard>>,
 }
 
@@ -123,9 +133,58 @@ impl Api {
         client: Client,
         prefix: String,
         address: String,
+        connects: watch::Receiver<u64>,
         heard: Arc<Mutex<Heard>>,
     ) -> Self {
-        Self { client, prefix, address, heard }
+        Self { client, prefix, address, connects, heard }
+    }
+
+    /// Waits until a server is connected; fails if it is there and refuses the login.
+    pub(super) async fn connected(&self) -> Result<(), ApiError> {
+        let mut connects = self.connects.clone();
+        while self.client.connection_state() != State::Connected {
+            if let Some(refused) = self.refused() {
+                return Err(refused);
+            }
+            let _ = tokio::time::timeout(LOOK_EVERY, connects.changed()).await;
+        }
+        Ok(())
+    }
+
+    /// Makes a request and waits for the answer: until there is none in time, or the connection is
+    /// lost, on which it would have come. Whether the server took the request is not known then.
+    ///
+    /// # Errors
+    /// No answer, or no right to ask.
+    pub async fn request(&self, subject: String, request: Request) -> Result<Message, ApiError> {
+        // What is sent without a connection queues up, and is sent some time.
+        let connected = tokio::time::timeout(CONNECT_PATIENCE, self.connected()).await;
+        connected.unwrap_or_else(|_| {
+            Err(ApiError::Unanswered(format!("no server answers at {}", self.address)))
+        })?;
+        let mut connects = self.connects.clone();
+        // The first connection is heard of a moment after it is made; it is no sign of a loss.
+        let _ = tokio::time::timeout(CONNECT_PATIENCE, connects.wait_for(|count| *count > 0)).await;
+        connects.mark_unchanged();
+        tokio::select! {
+            biased;
+            answer = self.client.send_request(subject.clone(), request) => {
+                answer.map_err(|error| self.unanswered(&subject, error.kind()))
+            }
+            () = self.lost(&mut connects) => {
+                Err(ApiError::Unanswered("the connection was lost".to_owned()))
+            }
+        }
+    }
+
+    /// Returns once the connection is lost, or another one has been made since.
+    async fn lost(&self, connects: &mut watch::Receiver<u64>) {
+        loop {
+            let changed = tokio::time::timeout(LOOK_EVERY, connects.changed()).await;
+            if changed.is_ok() || self.client.connection_state() != State::Connected {
+                return;
+            }
+        }
     }
 
     /// That the login is refused since the connection was lost.
@@ -146,11 +205,7 @@ impl Api {
     pub async fn call(&self, call: &str, body: &Value) -> Result<Value, ApiError> {
         let payload = if body.is_null() { String::new() } else { body.to_string() };
         let subject = self.subject(call);
-        let answer = self
-            .client
-            .request(subject.clone(), payload.into())
-            .await
-            .map_err(|error| self.unanswered(&subject, error.kind()))?;
+        let answer = self.request(subject, Request::new().payload(payload.into())).await?;
         let answer: Value = serde_json::from_slice(&answer.payload)
             .map_err(|error| ApiError::Unanswered(format!("the answer is not JSON: {error}")))?;
         ApiError::of_answer(&answer).map_or(Ok(answer), Err)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::directory::{DONE, Directory, Operation};
 use super::recover::{Recovered, SinkHolds, newest};
+use super::store::Store;
 use super::writer::{Snapshot, Written};
 use crate::contract::epoch::{Epoch, EpochRecord, Progress};
 use crate::contract::position::{Position, Positions};
@@ -91,7 +92,8 @@ fn recovered(directory: &Directory) -> Option<Recovered> {
         finished: false,
     };
     let sinks = [SinkHolds { name: "warehouse", progress: Some(&progress) }];
-    newest(directory, &deployment(), &sinks).expect("the directory can be listed")
+    newest(&Store::Directory(directory.clone()), &deployment(), &sinks)
+        .expect("the directory can be listed")
 }
 
 /// Panics unless the state is that of its epoch; the epoch.
@@ -190,6 +192,7 @@ fn apply(image: &mut Image, name: &Path, bytes: Option<&Vec<u8>>) {
 fn whatever_a_crash_leaves_is_gone_on_from_rightly() {
     let place = tempfile::TempDir::new().unwrap();
     let directory = Directory::new(place.path(), "trading");
+    let store = Store::Directory(directory.clone());
     let deployment = Arc::new(deployment());
     let mut written = Written::default();
     let mut disk = Disk::default();
@@ -199,8 +202,8 @@ fn whatever_a_crash_leaves_is_gone_on_from_rightly() {
         for (published, step) in [(epoch - 1, 0), (epoch - 1, 1)] {
             DONE.with(|done| done.borrow_mut().clear());
             match step {
-                0 => written.save(&directory, &deployment, snapshot(epoch)).unwrap(),
-                _ => drop(written.publish(&directory, 1, KEEP).unwrap()),
+                0 => written.save(&store, &deployment, snapshot(epoch)).unwrap(),
+                _ => drop(written.publish(&store, 1, KEEP).unwrap()),
             }
             for operation in DONE.with(|done| done.borrow_mut().split_off(0)) {
                 disk.apply(&operation);

@@ -87,11 +87,6 @@ impl Directory {
         &self.0
     }
 
-    /// The highest generation that has written here; zero if none has.
-    pub(in crate::runtime) fn generation(&self) -> io::Result<Generation> {
-        Ok(self.list()?.iter().map(|name| name.generation).max().unwrap_or(0))
-    }
-
     /// The files, in order of generation and epoch.
     pub(super) fn list(&self) -> io::Result<Vec<FileName>> {
         let entries = match fs::read_dir(&self.0) {

@@ -13,8 +13,9 @@ use crate::contract::state::{KEY_GROUPS, KeyGroup};
 
 const MAGIC: [u8; 4] = *b"wwst";
 
-/// How frames are written; a reader refuses any other.
-const VERSION: u16 = 1;
+/// How frames and the items of operators in them are written; a reader refuses any other. Whoever
+/// changes what an operator saves counts this up.
+const VERSION: u16 = 2;
 
 /// Fast rather than small: most of a checkpoint is read never, and the rest once.
 const COMPRESSION_LEVEL: i32 = 1;

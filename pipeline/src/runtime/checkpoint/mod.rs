@@ -5,10 +5,11 @@
 //! committed through its epoch, and one that is damaged or does not fit is passed over for the one
 //! before, in the end for the stream itself.
 //!
-//! On disk a pipeline has one directory. A *segment* holds what one checkpoint saved ([`frame`]): of
+//! On disk a pipeline has one directory, in an object store one prefix. A *segment* holds what one checkpoint saved ([`frame`]): of
 //! some key groups everything, of the others what changed since the segment before. A *manifest*
-//! names the segments that together make a checkpoint ([`manifest`]). Both are written aside, synced
-//! and renamed; a manifest comes after its segments, and is deleted before them.
+//! names the segments that together make a checkpoint ([`manifest`]). Both are there
+//! whole or not at all (on disk they are written aside, synced and renamed); a manifest comes after its
+//! segments, and is deleted before them.
 
 #[cfg(test)]
 mod crash_images;
@@ -16,8 +17,9 @@ mod directory;
 mod frame;
 mod manifest;
 mod recover;
+mod store;
 mod writer;
 
-pub(super) use directory::Directory;
 pub(super) use recover::{Recovered, SinkHolds, newest};
+pub(super) use store::Store;
 pub(super) use writer::{FromWriter, Snapshot, ToWriter, Writer};

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::directory::{Directory, FileKind, FileName};
+use super::directory::{FileKind, FileName};
 use super::frame::{self, Damage, Frame};
 use super::manifest::{Manifest, Segment};
-use crate::contract::epoch::{EpochRecord, Progress};
+use super::store::{Store, as_fault};
+use crate::contract::epoch::{EpochRecord, FINAL_WATERMARK, Progress};
 use crate::contract::fault::Fault;
-use crate::contract::position::Positions;
+use crate::contract::position::{Position, Positions};
 use crate::contract::sink::Emit;
 use crate::contract::state::{KEY_GROUPS, KeyGroup, SavedState};
 use crate::graph::{Deployment, InputRef, OperatorNode};
@@ -28,6 +29,14 @@ pub(in crate::runtime) struct Recovered {
     pub(in crate::runtime) state: Arc<dyn SavedState>,
 }
 
+impl Recovered {
+    /// Where a source has come to its final end, if it has.
+    pub(in crate::runtime) fn finished(&self, source: &str) -> Option<Position> {
+        let is_final = self.record.watermarks.get(source) == Some(&FINAL_WATERMARK);
+        self.record.positions.get(source).filter(|_| is_final).cloned()
+    }
+}
+
 /// What a sink that keeps progress holds.
 pub(in crate::runtime) struct SinkHolds<'a> {
     /// Its name.
@@ -42,6 +51,18 @@ enum Unfit {
     Damaged(String),
     /// It is not for this deployment or these sinks.
     Other(String),
+    /// Nobody knows: the store does not let it be read.
+    Fault(Fault),
+}
+
+impl Unfit {
+    /// A file cannot be read.
+    fn unread(file: &str, error: &std::io::Error) -> Self {
+        match as_fault(error) {
+            Some(fault) => Self::Fault(fault),
+            None => Self::Damaged(format!("{file}: {error}")),
+        }
+    }
 }
 
 impl From<Damage> for Unfit {
@@ -52,7 +73,7 @@ impl From<Damage> for Unfit {
 
 /// The newest checkpoint that fits; `None` if there is none, and everything is read again.
 pub(in crate::runtime) fn newest(
-    directory: &Directory,
+    store: &Store,
     deployment: &Deployment,
     sinks: &[SinkHolds<'_>],
 ) -> Result<Option<Recovered>, Fault> {
@@ -60,30 +81,23 @@ pub(in crate::runtime) fn newest(
         tracing::debug!(sink = new.name, "the sink is new: everything is read for it");
         return Ok(None);
     }
-    let names = directory.list().map_err(|error| {
-        Fault::retry(format!(
-            "cannot list the checkpoints in {}: {error}",
-            directory.path().display()
-        ))
-    })?;
+    let names = store.list().map_err(|error| store.unlisted(error))?;
     let manifests = names.into_iter().rev().filter(|name| name.kind == FileKind::Manifest);
     let mut passed_over = 0;
     for name in manifests {
-        let file = directory.path().join(name.text());
-        match load(directory, name, deployment, sinks) {
+        let file = store.address(&name.text());
+        match load(store, name, deployment, sinks) {
             Ok(recovered) => {
-                tracing::info!(checkpoint = %file.display(), "going on from a checkpoint");
+                tracing::info!(checkpoint = %file, "going on from a checkpoint");
                 return Ok(Some(recovered));
             }
             Err(Unfit::Damaged(why)) => {
-                tracing::warn!(
-                    "checkpoint {} is damaged: {why}; trying the one before",
-                    file.display()
-                );
+                tracing::warn!("checkpoint {file} is damaged: {why}; trying the one before");
             }
             Err(Unfit::Other(why)) => {
-                tracing::info!("checkpoint {} does not fit: {why}", file.display());
+                tracing::info!("checkpoint {file} does not fit: {why}");
             }
+            Err(Unfit::Fault(fault)) => return Err(fault),
         }
         passed_over += 1;
     }
@@ -94,18 +108,19 @@ pub(in crate::runtime) fn newest(
 }
 
 fn load(
-    directory: &Directory,
+    store: &Store,
     name: FileName,
     deployment: &Deployment,
     sinks: &[SinkHolds<'_>],
 ) -> Result<Recovered, Unfit> {
-    let bytes = directory.read(&name.text()).map_err(|error| Unfit::Damaged(error.to_string()))?;
+    let file = name.text();
+    let bytes = store.read(&file).map_err(|error| Unfit::unread(&file, &error))?;
     let manifest = Manifest::parse(&bytes)?;
     for sink in sinks {
         let Some(progress) = sink.progress else {
             continue;
         };
-        if !is_at_or_before(&manifest.record.positions, &progress.record.positions) {
+        if !is_at_or_before(&manifest.record, &progress.record) {
             return Err(Unfit::Other(format!("it is ahead of sink `{}`", sink.name)));
         }
         if manifest.origin != progress.origin {
@@ -122,7 +137,7 @@ fn load(
     let segments = manifest
         .segments
         .iter()
-        .map(|segment| read_segment(directory, segment))
+        .map(|segment| read_segment(store, segment))
         .collect::<Result<Vec<_>, _>>()?;
     let state = Loaded::index(&manifest.segments, segments)?;
     let Manifest { record, largest_us, origin, .. } = manifest;
@@ -146,13 +161,13 @@ pub(super) fn operators(deployment: &Deployment) -> BTreeMap<String, String> {
     operators.chain(held).collect()
 }
 
-fn read_segment(directory: &Directory, segment: &Segment) -> Result<Vec<u8>, Unfit> {
+fn read_segment(store: &Store, segment: &Segment) -> Result<Vec<u8>, Unfit> {
     let file = &segment.file;
     // The name comes from a file that anybody might have written.
     if FileName::parse(file).is_none_or(|name| name.kind != FileKind::Segment) {
         return Err(Unfit::Damaged(format!("`{file}` is no segment's name")));
     }
-    let bytes = directory.read(file).map_err(|error| Unfit::Damaged(format!("{file}: {error}")))?;
+    let bytes = store.read(file).map_err(|error| Unfit::unread(file, &error))?;
     if bytes.len() as u64 != segment.size_bytes || crc32c::crc32c(&bytes) != segment.crc32c {
         return Err(Unfit::Damaged(format!("{file} is not what was written")));
     }

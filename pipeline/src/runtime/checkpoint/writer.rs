@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::directory::{Directory, FileKind, FileName};
+use super::directory::{FileKind, FileName};
 use super::manifest::{Manifest, Segment};
+use super::store::Store;
 use super::{frame, recover};
 use crate::contract::epoch::{EpochRecord, Generation};
 use crate::contract::failpoint;
@@ -57,7 +58,7 @@ pub(in crate::runtime) enum FromWriter {
 pub(in crate::runtime) struct Writer {
     pub(in crate::runtime) deployment: Arc<Deployment>,
     pub(in crate::runtime) generation: Generation,
-    pub(in crate::runtime) directory: Directory,
+    pub(in crate::runtime) store: Store,
     pub(in crate::runtime) keep: usize,
     pub(in crate::runtime) mailbox: mpsc::Receiver<ToWriter>,
     pub(in crate::runtime) coordinator: mpsc::Sender<FromWriter>,
@@ -83,16 +84,16 @@ impl Writer {
                 // Writing it has failed, and that has been reported.
                 continue;
             }
-            let (directory, deployment) = (self.directory.clone(), self.deployment.clone());
+            let (store, deployment) = (self.store.clone(), self.deployment.clone());
             let (generation, keep) = (self.generation, self.keep);
             // Files are written where waiting blocks nobody.
             let work = tokio::task::spawn_blocking(move || {
                 let done = match message {
                     ToWriter::Save(snapshot) => {
-                        written.save(&directory, &deployment, *snapshot).map(|()| FromWriter::Saved)
+                        written.save(&store, &deployment, *snapshot).map(|()| FromWriter::Saved)
                     }
                     ToWriter::Publish => {
-                        written.publish(&directory, generation, keep).map(FromWriter::Published)
+                        written.publish(&store, generation, keep).map(FromWriter::Published)
                     }
                 };
                 (done, written)
@@ -107,7 +108,7 @@ impl Writer {
                     report
                 }
                 Err(error) => {
-                    written.tell(&self.directory, &error);
+                    written.tell(&self.store, &error);
                     FromWriter::Failed
                 }
             };
@@ -121,7 +122,7 @@ impl Writer {
 impl Written {
     pub(super) fn save(
         &mut self,
-        directory: &Directory,
+        store: &Store,
         deployment: &Deployment,
         snapshot: Snapshot,
     ) -> io::Result<()> {
@@ -140,7 +141,7 @@ impl Written {
             crc32c: crc32c::crc32c(&bytes),
             whole: (whole.start, whole.end),
         };
-        if let Err(error) = directory.write(name, &bytes) {
+        if let Err(error) = store.write(name, &bytes) {
             // What changed before is nowhere now.
             self.chain.clear();
             self.last = None;
@@ -156,14 +157,14 @@ impl Written {
 
     pub(super) fn publish(
         &mut self,
-        directory: &Directory,
+        store: &Store,
         generation: Generation,
         keep: usize,
     ) -> io::Result<Positions> {
         let Some(manifest) = self.last.take() else {
             return Err(io::Error::other("there is no snapshot to publish"));
         };
-        directory.write(manifest.name(), &manifest.to_bytes()?)?;
+        store.write(manifest.name(), &manifest.to_bytes()?)?;
         failpoint::reach("checkpoint.manifest.durable");
         tracing::debug!(
             epoch = manifest.record.epoch,
@@ -171,16 +172,15 @@ impl Written {
             bytes = manifest.segments.last().map_or(0, |segment| segment.size_bytes),
             "checkpoint"
         );
-        collect(directory, generation, keep)
+        collect(store, generation, keep)
     }
 
-    fn tell(&mut self, directory: &Directory, error: &io::Error) {
+    fn tell(&mut self, store: &Store, error: &io::Error) {
         let what = error.to_string();
         if self.told.as_ref() != Some(&what) {
             tracing::warn!(
-                "cannot write a checkpoint in {}: {what}; the pipeline goes on, and after a crash \
-                 reads again from the last one",
-                directory.path().display()
+                "cannot write a checkpoint in {store}: {what}; the pipeline goes on, and after a \
+                 crash reads again from the last one"
             );
             self.told = Some(what);
         }
@@ -200,8 +200,8 @@ fn first_needed(chain: &[Segment]) -> usize {
 
 /// Deletes the checkpoints that are not kept, and then the segments that none needs. What a newer
 /// generation wrote is never touched. Returns where the oldest kept one begins to read.
-fn collect(directory: &Directory, generation: Generation, keep: usize) -> io::Result<Positions> {
-    let names = directory.list()?;
+fn collect(store: &Store, generation: Generation, keep: usize) -> io::Result<Positions> {
+    let names = store.list()?;
     let own = |name: &&FileName| name.generation <= generation;
     let manifests: Vec<FileName> =
         names.iter().filter(own).filter(|name| name.kind == FileKind::Manifest).copied().collect();
@@ -210,17 +210,17 @@ fn collect(directory: &Directory, generation: Generation, keep: usize) -> io::Re
     let mut oldest = None;
     for name in kept {
         // One that cannot be read needs nothing; it stays, for whoever wants to look at it.
-        if let Ok(manifest) = Manifest::parse(&directory.read(&name.text())?) {
+        if let Ok(manifest) = Manifest::parse(&store.read(&name.text())?) {
             needed.extend(manifest.segments.iter().map(|segment| segment.file.clone()));
             oldest.get_or_insert(manifest.record.positions);
         }
     }
     for name in gone {
-        directory.delete(*name)?;
+        store.delete(*name)?;
         failpoint::reach("checkpoint.manifest.deleted");
     }
     if !gone.is_empty() {
-        directory.sync()?;
+        store.sync()?;
     }
     let newest = kept.last().copied();
     for name in names.iter().filter(own).filter(|name| name.kind == FileKind::Segment) {
@@ -228,10 +228,10 @@ fn collect(directory: &Directory, generation: Generation, keep: usize) -> io::Re
         let waits = newest
             .is_none_or(|newest| (name.generation, name.epoch) > (newest.generation, newest.epoch));
         if !waits && !needed.contains(&name.text()) {
-            directory.delete(*name)?;
+            store.delete(*name)?;
             failpoint::reach("checkpoint.segment.deleted");
         }
     }
-    directory.delete_unfinished(generation)?;
+    store.delete_unfinished(generation)?;
     Ok(oldest.unwrap_or_default())
 }

@@ -1,63 +1,29 @@
-//! The states of an epoch, and what the coordinator knows of a source.
+//! The states of an epoch, and how it is closed: time is judged in log order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use tokio::time::Instant;
 
-use crate::contract::batch::RawBatch;
-use crate::contract::epoch::{Epoch, EpochRecord, FINAL_WATERMARK, Generation, NO_WATERMARK};
+use super::sources::SourceState;
+use crate::contract::epoch::{Epoch, EpochRecord, Generation};
 use crate::contract::position::{Position, Positions};
 use crate::contract::state::KeyGroup;
 use crate::graph::Deployment;
 use crate::runtime::checkpoint::Snapshot;
-use crate::runtime::messages::{BatchId, Closing, Counts, EpochOutput, Updates};
-
-/// What is known of a source.
-#[derive(Debug, Default)]
-pub(super) struct SourceState {
-    /// After the last message that was handed to a worker.
-    pub(super) position: Option<Position>,
-    /// How many messages were handed to workers since the pipeline's origin.
-    pub(super) messages: u64,
-    /// The largest timestamp accepted in the epochs that flow.
-    pub(super) largest_us: Option<i64>,
-    /// A batch that waits, because a cut lies in front of it or within it.
-    pub(super) held: Option<RawBatch>,
-    pub(super) ended: bool,
-    /// Messages that it knows to wait behind the last batch.
-    pub(super) pending: u64,
-}
-
-impl SourceState {
-    /// The held messages up to and including an ordinal, or all where there is no bound.
-    pub(super) fn take_through(&mut self, bound: Option<u64>) -> Option<RawBatch> {
-        let mut held = self.held.take()?;
-        let Some(bound) = bound else {
-            return Some(held);
-        };
-        let head = held.split_through(bound);
-        if !held.messages.is_empty() {
-            self.held = Some(held);
-        }
-        (!head.messages.is_empty()).then_some(head)
-    }
-
-    /// True if nothing up to and including the ordinal is still to come.
-    pub(super) fn is_at(&self, bound: u64) -> bool {
-        self.position.as_ref().is_none_or(|position| position.ordinal >= bound)
-            || self.ended
-            // What waits lies beyond: the messages up to the bound have been deleted since.
-            || self.held.is_some()
-    }
-}
+use crate::runtime::decisions::Decision;
+use crate::runtime::messages::{BatchId, Carried, Closing, Counts, EpochOutput, Updates};
 
 #[derive(Debug)]
 pub(super) struct Batch {
-    id: BatchId,
-    source: usize,
+    pub(super) id: BatchId,
+    pub(super) source: usize,
+    /// The position before it.
+    pub(super) after: Option<Position>,
+    /// How far the source's watermark had been moved in front of it in an earlier run.
+    pub(super) moved_us: Option<i64>,
     /// `None` until decoded; then the largest timestamp, if there is an event.
-    timestamp_max_us: Option<Option<i64>>,
+    pub(super) timestamp_max_us: Option<Option<i64>>,
 }
 
 /// An epoch that is open or sealed.
@@ -70,8 +36,14 @@ pub(super) struct OpenEpoch {
     pub(super) opened_at: Option<Instant>,
     /// How far the sources were read when it was sealed.
     pub(super) positions: Positions,
-    /// The sources that become final with it.
-    pub(super) final_sources: Vec<bool>,
+    /// The sources that are finished with it.
+    pub(super) finishing: Vec<usize>,
+    /// The sources that are no longer waited for from here on.
+    pub(super) decided: Vec<usize>,
+    /// The sources that are not waited for at its end.
+    pub(super) idle: Vec<usize>,
+    /// By source, where a sink's record that ends here knows its watermark to be.
+    pub(super) recorded_us: Vec<i64>,
     /// True if the pipeline is finished with it.
     pub(super) finished: bool,
     /// The key groups to be saved whole after it, if the state is saved.
@@ -86,61 +58,92 @@ impl OpenEpoch {
             messages: 0,
             opened_at: None,
             positions: Positions::new(),
-            final_sources: Vec::new(),
+            finishing: Vec::new(),
+            decided: Vec::new(),
+            idle: Vec::new(),
+            recorded_us: Vec::new(),
             finished: false,
             save: None,
         }
     }
 
-    pub(super) fn add(&mut self, id: BatchId, source: usize, messages: usize) {
+    pub(super) fn add(&mut self, batch: Batch, messages: usize) {
         self.opened_at.get_or_insert_with(Instant::now);
         self.messages += messages;
-        self.batches.push(Batch { id, source, timestamp_max_us: None });
+        self.batches.push(batch);
     }
 
-    /// Notes that a batch is decoded; false if it is none of this epoch's.
-    pub(super) fn decoded(&mut self, id: BatchId, timestamp_max_us: Option<i64>) -> bool {
+    /// Notes that a batch is decoded, and of which source it is; `None` if it is none of this epoch's.
+    pub(super) fn decoded(&mut self, id: BatchId, timestamp_max_us: Option<i64>) -> Option<usize> {
         // Batches are numbered in order, so they are sorted here.
-        match self.batches.binary_search_by_key(&id, |batch| batch.id) {
-            Ok(index) => {
-                self.batches[index].timestamp_max_us = Some(timestamp_max_us);
-                true
-            }
-            Err(_) => false,
-        }
+        let index = self.batches.binary_search_by_key(&id, |batch| batch.id).ok()?;
+        let batch = &mut self.batches[index];
+        batch.timestamp_max_us = Some(timestamp_max_us);
+        Some(batch.source)
     }
 
     pub(super) fn is_decoded(&self) -> bool {
         self.batches.iter().all(|batch| batch.timestamp_max_us.is_some())
     }
 
-    /// Judges time in log order: what each batch must know of those before it, and the watermarks
-    /// after the epoch.
+    /// Judges time in log order: what each batch must know of those before it, the watermarks after the
+    /// epoch, and what was decided, which must be durable before the epoch flows.
+    pub(super) fn judge(&self, sources: &mut [SourceState]) -> Judged {
+        let mut judged = Judged::default();
+        for batch in &self.batches {
+            let state = &mut sources[batch.source];
+            if let Some(moved_us) = batch.moved_us {
+                state.floor_us = state.floor_us.max(moved_us);
+                state.logged_us = state.logged_us.max(moved_us);
+            }
+            // What comes now is judged by where the others were: a replay must know.
+            if state.floor_us > state.own_watermark_us().max(state.logged_us) {
+                judged.decisions.extend(state.decide(batch.after.as_ref()));
+            }
+            let (largest_us, floor_us) = (state.largest_us, state.floor_us);
+            judged.carried.insert(batch.id, Carried { largest_us, floor_us });
+            state.largest_us = largest_us.max(batch.timestamp_max_us.flatten());
+        }
+        for index in &self.finishing {
+            sources[*index].is_final = true;
+        }
+        for (state, recorded_us) in sources.iter_mut().zip(&self.recorded_us) {
+            state.floor_us = state.floor_us.max(*recorded_us);
+        }
+        self.move_idle(sources);
+        for index in &self.decided {
+            let state = &mut sources[*index];
+            judged.decisions.extend(state.decide(self.positions.get(&state.name)));
+        }
+        judged.watermarks = sources.iter().map(SourceState::watermark_us).collect();
+        judged
+    }
+
+    /// Moves the watermarks of the sources that are not waited for: to the least of those that are;
+    /// where there is none, to the largest of all, since all have said what they had.
+    fn move_idle(&self, sources: &mut [SourceState]) {
+        let (mut active, mut idle) = (Vec::new(), Vec::new());
+        for (index, state) in sources.iter().enumerate().filter(|(_, state)| !state.is_final) {
+            let among = if self.idle.contains(&index) { &mut idle } else { &mut active };
+            among.push(state.watermark_us());
+        }
+        let Some(reached_us) = active.into_iter().min().or(idle.into_iter().max()) else { return };
+        for index in &self.idle {
+            sources[*index].floor_us = sources[*index].floor_us.max(reached_us);
+        }
+    }
+
+    /// Lets the epoch flow, as it was judged.
     pub(super) fn close(
         self,
+        judged: Judged,
         generation: Generation,
         deployment: &Deployment,
         origin: &Positions,
-        sources: &mut [SourceState],
+        sources: &[SourceState],
     ) -> (Closing, Flowing) {
-        let mut carried_us = HashMap::new();
-        for batch in &self.batches {
-            let largest_us = &mut sources[batch.source].largest_us;
-            carried_us.insert(batch.id, *largest_us);
-            *largest_us = (*largest_us).max(batch.timestamp_max_us.flatten());
-        }
-        let watermarks: Vec<i64> = deployment
-            .sources
-            .iter()
-            .zip(&*sources)
-            .enumerate()
-            .map(|(index, (node, state))| match state.largest_us {
-                _ if self.final_sources.get(index) == Some(&true) => FINAL_WATERMARK,
-                Some(largest_us) => node.decode.watermark(largest_us),
-                None => NO_WATERMARK,
-            })
-            .collect();
-        let names = deployment.sources.iter().map(|node| node.name.clone());
+        let Judged { carried, watermarks, decisions: _ } = judged;
+        let names = sources.iter().map(|state| state.name.clone());
         let record = EpochRecord {
             epoch: self.epoch,
             generation,
@@ -159,15 +162,25 @@ impl OpenEpoch {
             state_bytes: 0,
             snapshot: self.save.clone().map(|whole| Snapshot {
                 record: record.clone(),
-                largest_us: largest_us(deployment, sources),
+                largest_us: largest_us(sources),
                 origin: origin.clone(),
                 whole,
                 parts: Vec::new(),
             }),
             record,
         };
-        (Closing { epoch: self.epoch, watermarks, carried_us, save: self.save }, flowing)
+        (Closing { epoch: self.epoch, watermarks, carried, save: self.save }, flowing)
     }
+}
+
+/// What judging an epoch has shown.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    /// What each batch is judged by.
+    pub(super) carried: HashMap<BatchId, Carried>,
+    /// By source, after the epoch.
+    pub(super) watermarks: Vec<i64>,
+    pub(super) decisions: Vec<Decision>,
 }
 
 /// An epoch that flows through the workers.
@@ -209,7 +222,6 @@ impl Flowing {
 }
 
 /// The largest timestamp accepted from each source that has any.
-fn largest_us(deployment: &Deployment, sources: &[SourceState]) -> BTreeMap<String, i64> {
-    let nodes = deployment.sources.iter().zip(sources);
-    nodes.filter_map(|(node, state)| Some((node.name.clone(), state.largest_us?))).collect()
+fn largest_us(sources: &[SourceState]) -> BTreeMap<String, i64> {
+    sources.iter().filter_map(|state| Some((state.name.clone(), state.largest_us?))).collect()
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::contract::epoch::Progress;
+use crate::contract::epoch::{EpochRecord, Progress};
 use crate::contract::position::Positions;
 use crate::contract::state::{KEY_GROUPS, KeyGroup};
 use crate::runtime::checkpoint::{FromWriter, Snapshot, ToWriter};
@@ -29,8 +29,8 @@ enum Phase {
     Idle { since: Instant },
     /// It flows with its epoch, or is written.
     UnderWay,
-    /// It waits for the sinks to get here.
-    Waits(Positions),
+    /// It waits for the sinks to get where it was taken.
+    Waits,
     /// Its manifest is written.
     Publishing,
 }
@@ -44,6 +44,8 @@ pub(super) struct Saves {
     slice: Option<u16>,
     /// How far the last snapshot had read: nothing new, no new snapshot.
     saved: Positions,
+    /// What was true when the last snapshot was taken.
+    taken: Option<EpochRecord>,
     /// By sink, what is durable; `None` for one that holds nothing yet.
     durable: Vec<Option<Progress>>,
 }
@@ -58,7 +60,7 @@ impl Saves {
     ) -> Self {
         let every = Duration::from_micros(every_us.unsigned_abs());
         let phase = Phase::Idle { since: Instant::now() };
-        Self { writer, every, phase, slice: None, saved, durable }
+        Self { writer, every, phase, slice: None, saved, taken: None, durable }
     }
 
     /// Asked when an epoch is sealed at these positions: the key groups that it saves whole, if it
@@ -86,6 +88,7 @@ impl Saves {
     /// The state has been gathered from all workers.
     pub(super) fn gathered(&mut self, snapshot: Snapshot) {
         self.slice = Some(self.slice.map_or(0, |slice| (slice + 1) % SLICES));
+        self.taken = Some(snapshot.record.clone());
         self.send(ToWriter::Save(Box::new(snapshot)));
     }
 
@@ -93,7 +96,7 @@ impl Saves {
     pub(super) fn hear_writer(&mut self, report: FromWriter) -> Option<Positions> {
         match report {
             FromWriter::Saved => {
-                self.phase = Phase::Waits(self.saved.clone());
+                self.phase = Phase::Waits;
                 self.publish_if_durable();
                 None
             }
@@ -117,12 +120,12 @@ impl Saves {
     }
 
     fn publish_if_durable(&mut self) {
-        let Phase::Waits(positions) = &self.phase else {
+        let (Phase::Waits, Some(taken)) = (&self.phase, &self.taken) else {
             return;
         };
         let has_committed = |progress: &Option<Progress>| {
             progress.as_ref().is_some_and(|progress| {
-                progress.finished || is_at_or_before(positions, &progress.record.positions)
+                progress.finished || is_at_or_before(taken, &progress.record)
             })
         };
         if self.durable.iter().all(has_committed) {
@@ -142,14 +145,13 @@ impl Saves {
 
     /// True if a snapshot may be under way that no manifest names yet.
     pub(super) fn is_unpublished(&self) -> bool {
-        matches!(self.phase, Phase::UnderWay | Phase::Waits(_))
+        matches!(self.phase, Phase::UnderWay | Phase::Waits)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::epoch::EpochRecord;
     use crate::contract::position::position_at;
 
     fn positions(ordinal: u64) -> Positions {

@@ -1,20 +1,22 @@
 //! How a coordinator begins: what it is given, and where a replay must cut.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::{mpsc, watch};
 
-use super::epochs::{OpenEpoch, SourceState};
+use super::epochs::OpenEpoch;
 use super::saves::Saves;
+use super::sources::SourceState;
 use super::{Coordinator, OutletHandle};
-use crate::contract::epoch::{Epoch, Generation, Progress};
+use crate::contract::epoch::{Epoch, EpochRecord, Generation, Progress};
 use crate::contract::position::{Position, Positions};
 use crate::graph::Deployment;
 use crate::runtime::checkpoint::{FromWriter, Recovered, ToWriter};
 use crate::runtime::cuts::{Cuts, is_at_or_before};
 use crate::runtime::dataflow::WorkerHandle;
+use crate::runtime::decisions::Decisions;
 use crate::runtime::gauges::Gauges;
 use crate::runtime::messages::{FromIntake, FromOutlet, FromWorker};
 
@@ -39,6 +41,8 @@ pub(in crate::runtime) struct Start {
     /// Where snapshots go, if any are taken.
     pub(in crate::runtime) writer: Option<mpsc::Sender<ToWriter>>,
     pub(in crate::runtime) from_writer: mpsc::Receiver<FromWriter>,
+    /// Where decisions of the clock are made durable, if there is a place for them.
+    pub(in crate::runtime) decisions: Option<Decisions>,
 }
 
 impl Start {
@@ -59,10 +63,21 @@ impl Coordinator {
         let resumed = start.recovered.as_ref().map(|recovered| recovered.record.positions.clone());
         let resumed = resumed.unwrap_or_default();
         // What the checkpoint holds as well needs no cut, and what holds nothing neither.
-        let begun = if start.recovered.is_some() { &resumed } else { &start.origin };
-        let ahead = start.recorded.iter().flatten().map(|progress| &progress.record.positions);
-        let cuts = Cuts::new(ahead.filter(|ahead| !is_at_or_before(ahead, begun)).cloned());
+        let begun = match &start.recovered {
+            Some(recovered) => recovered.record.clone(),
+            None => EpochRecord {
+                epoch: 0,
+                generation: start.generation,
+                positions: start.origin.clone(),
+                watermarks: BTreeMap::new(),
+            },
+        };
+        let ahead = start.recorded.iter().flatten().map(|progress| &progress.record);
+        let cuts = Cuts::new(ahead.filter(|ahead| !is_at_or_before(ahead, &begun)).cloned());
         let largest_us = start.recovered.map(|recovered| recovered.largest_us).unwrap_or_default();
+        let mut decided = start.decisions.as_ref().map(|log| log.ahead(&begun.positions));
+        let mut ahead_of =
+            |name: &str| decided.as_mut().and_then(|it| it.remove(name)).unwrap_or_default();
         let sources = start
             .deployment
             .sources
@@ -70,7 +85,13 @@ impl Coordinator {
             .map(|node| SourceState {
                 messages: resumed.get(&node.name).map_or(0, |position| position.messages),
                 largest_us: largest_us.get(&node.name).copied(),
-                ..SourceState::default()
+                read_us: largest_us.get(&node.name).copied(),
+                ahead: ahead_of(&node.name),
+                ..SourceState::new(
+                    &node.name,
+                    node.lateness_us,
+                    begun.watermarks.get(&node.name).copied(),
+                )
             })
             .collect();
         let every_us = start.deployment.checkpoint.as_ref().map_or(0, |settings| settings.every_us);
@@ -91,6 +112,8 @@ impl Coordinator {
             saves: Saves::new(start.writer, every_us, resumed, start.recorded),
             origin: start.origin,
             cuts,
+            decisions: start.decisions,
+            holder: None,
             next_epoch: first + 1,
             next_batch: 0,
             open: OpenEpoch::new(first),

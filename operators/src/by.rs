@@ -1,0 +1,114 @@
+//! The columns of a key as written under `by`: paths, each named by its last segment, or a table of
+//! named expressions.
+
+use waterwheel_config::expr::{self, Ast, Kind};
+use waterwheel_config::section::{Section, Spanned};
+use waterwheel_config::value::ColumnType;
+use waterwheel_pipeline::contract::operator::{InputFlow, InputPlan, InputScope};
+
+use crate::key::KeyPlan;
+use crate::settings::is_table;
+
+/// A `by` column as written.
+pub(crate) struct ByColumn {
+    /// The column's name.
+    pub(crate) alias: String,
+    /// The expression and where it stands.
+    pub(crate) text: Spanned<String>,
+    /// The expression, parsed.
+    pub(crate) ast: Ast,
+}
+
+/// The columns of `by`; none where it is not written.
+pub(crate) fn by_columns(section: &Section<'_>) -> Vec<ByColumn> {
+    let mut columns: Vec<ByColumn> = Vec::new();
+    let mut push = |alias: Option<String>, text: Spanned<String>| match expr::parse(&text.value) {
+        Ok(ast) => {
+            let alias = alias.or_else(|| last_segment(&ast));
+            let Some(alias) = alias else {
+                section.findings().error_help(
+                    text.span.clone(),
+                    "a computed column needs a name",
+                    format!("write by = {{ name = \"{ast}\" }}"),
+                );
+                return;
+            };
+            if columns.iter().any(|column| column.alias == alias) {
+                section.findings().error_help(
+                    text.span.clone(),
+                    format!("there are two columns named `{alias}`"),
+                    format!("give one of them another name: by = {{ name = \"{ast}\" }}"),
+                );
+                return;
+            }
+            columns.push(ByColumn { alias, text, ast });
+        }
+        Err(error) => expr::report(section, &text, &error),
+    };
+    if !section.has("by") {
+        let _ = section.node("by");
+        return columns;
+    }
+    if is_table(section, "by") {
+        for (name, text) in named_texts(section, "by") {
+            push(Some(name), text);
+        }
+    } else {
+        for text in section.texts("by").unwrap_or_default() {
+            push(None, text);
+        }
+    }
+    columns
+}
+
+/// The programs of the columns over one input; fewer than columns where a finding says why.
+pub(crate) fn key_plan(
+    section: &Section<'_>,
+    columns: &[ByColumn],
+    input: &InputPlan,
+    scope: &mut InputScope<'_>,
+) -> KeyPlan {
+    let mut key = KeyPlan { programs: Vec::new(), kinds: Vec::new() };
+    for column in columns {
+        match expr::compile(&column.ast, scope) {
+            Ok(typed) => {
+                key.programs.push(typed.program);
+                key.kinds.push(by_type(&column.ast, typed.kind, &input.flow));
+            }
+            Err(error) => expr::report(section, &column.text, &error),
+        }
+    }
+    key
+}
+
+/// The entries of a table of expressions.
+pub(crate) fn named_texts(section: &Section<'_>, key: &str) -> Vec<(String, Spanned<String>)> {
+    let Some(table) = section.table(key) else {
+        return Vec::new();
+    };
+    table
+        .entries()
+        .filter_map(|(key, node)| Some((key.name.clone(), table.node_text(node, &key.name)?)))
+        .collect()
+}
+
+/// The name that a path gives to its column.
+fn last_segment(ast: &Ast) -> Option<String> {
+    match ast {
+        Ast::Identifier(name) => Some(name.value.clone()),
+        Ast::CompoundIdentifier(names) => names.last().map(|name| name.value.clone()),
+        Ast::Nested(inner) => last_segment(inner),
+        _ => None,
+    }
+}
+
+/// Columns of a key are text (SPEC 2), unless a cast chooses, or an operator's column has a type.
+fn by_type(ast: &Ast, kind: Kind, flow: &InputFlow) -> ColumnType {
+    let bare = last_segment(ast).is_some();
+    match (ast, flow) {
+        (Ast::Cast { .. }, _) => kind.column_type(),
+        (_, InputFlow::Rows(_)) if bare => kind.column_type(),
+        _ if kind == Kind::Timestamp => ColumnType::Timestamp,
+        _ => ColumnType::Text,
+    }
+}

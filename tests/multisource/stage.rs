@@ -273,7 +273,10 @@ impl Stage {
     pub(super) fn forget_all_but_decisions(&mut self) {
         let state = self.run_directory().join("state/pair");
         let kept = fs::read(state.join("idle")).ok();
-        fs::remove_dir_all(&state).unwrap();
+        // A short run has written nothing there.
+        if state.exists() {
+            fs::remove_dir_all(&state).unwrap();
+        }
         if let Some(kept) = kept {
             fs::create_dir_all(&state).unwrap();
             fs::write(state.join("idle"), kept).unwrap();

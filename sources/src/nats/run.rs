@@ -349,9 +349,13 @@ impl Run {
         };
         stream::check_identity(&checked.info, &checked.position)?;
         let delivered = self.reader.as_ref().map(Reader::delivered);
-        if let Some((0, at_server)) = checked.consumer
-            && delivered == Some(at_server)
-        {
+        let nothing_waits = matches!(checked.consumer, Some((0, at)) if delivered == Some(at));
+        let first_seq = checked.info.first_seq;
+        let gap = |read| self.release.retention.gap(&self.settings, read, first_seq);
+        // With a filter, what is gone may be of other subjects; without one, it was to be read.
+        let is_clear =
+            !self.settings.subjects.is_empty() || gap(self.taken.max(self.clear_through)).is_none();
+        if nothing_waits && is_clear {
             // What seemed to wait has been deleted.
             self.pending = 0;
             // The stream was asked first, so nothing up to its end then is still to come.
@@ -360,8 +364,7 @@ impl Run {
         }
         // Messages on their way to us may be gone from the stream already. Only if nothing came
         // between two checks they are lost.
-        let read = self.taken.max(self.clear_through);
-        let gap = self.release.retention.gap(&self.settings, read, checked.info.first_seq);
+        let gap = gap(self.taken.max(self.clear_through));
         match gap {
             Some(gap) if self.suspicion == Some(self.taken) => {
                 Err(stream::gone(&checked.info, gap))

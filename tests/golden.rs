@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::support::copy_directory;
 use crate::support::trading::Events;
 use crate::support::waterwheel::Deployment;
 
@@ -28,7 +29,7 @@ fn every_format_of_checkpoints_is_gone_on_from() {
     for format in &formats {
         let directory = TempDir::new().unwrap();
         let run = directory.path().join("run");
-        copy(format, &run);
+        copy_directory(format, &run);
         let text = fs::read_to_string(run.join("pipeline.toml")).unwrap();
         let events = Events::generate(&run, EVENTS, "events.jsonl");
         let ending = Deployment::new(&run, &text).run();
@@ -39,17 +40,4 @@ fn every_format_of_checkpoints_is_gone_on_from() {
         events.assert_lake(&run.join("lake"));
     }
     println!("golden: {} formats of checkpoints, each gone on from", formats.len());
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -293,11 +293,7 @@ fn single_messages_deleted_before_they_are_read_are_passed_over() {
     let mut deleted_in_all = 0;
     for round in 0..count {
         let mut stage = Stage::new(&postgres, round, -1);
-        stage.publish(chance.between(30, 80), 0);
-        let read = stage.last();
-        let mut running = stage.deployment().start();
-        stage.wait_committed(read, &mut running);
-        running.kill();
+        let read = stage.read_some(chance.between(30, 80));
         stage.publish(chance.between(10, 40), 0);
         // The last one too: the run ends at a sequence that nobody sends any more.
         let picked = (0..4).map(|_| chance.between(read + 2, stage.last()));
@@ -361,11 +357,7 @@ fn single_messages_deleted_after_they_are_read_stay_counted() {
     let mut halted = 0;
     for round in 0..count {
         let mut stage = Stage::new(&postgres, round, -1);
-        stage.publish(chance.between(30, 80), 0);
-        let read = stage.last();
-        let mut running = stage.deployment().start();
-        stage.wait_committed(read, &mut running);
-        running.kill();
+        let read = stage.read_some(chance.between(30, 80));
         stage.delete_message(chance.between(2, read));
         stage.publish(chance.between(10, 40), 0);
         let what = format!("round {round}, seed {seed}");

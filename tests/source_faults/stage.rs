@@ -13,8 +13,8 @@ use crate::support::postgres::Postgres;
 use crate::support::python::python;
 use crate::support::rows::{Row, of_operator, parse};
 use crate::support::stream::{block_on, connect, publish};
-use crate::support::wait_until;
 use crate::support::waterwheel::{Deployment, Waterwheel};
+use crate::support::{copy_directory, wait_until};
 
 const PIPELINE: &str = r#"
 name = "faults"
@@ -150,6 +150,15 @@ impl<'p> Stage<'p> {
         self.original.extend(from..from + count);
     }
 
+    /// Publishes messages and lets a pipeline commit them, which is then killed; the last of them.
+    pub(super) fn read_some(&mut self, count: u64) -> u64 {
+        self.publish(count, 0);
+        let mut running = self.deployment().start();
+        self.wait_committed(self.last(), &mut running);
+        running.kill();
+        self.last()
+    }
+
     /// Publishes messages that are not those that the pipeline has read or is to read.
     pub(super) fn publish_others(&self, count: u64) {
         self.send(OTHERS, count, 0);
@@ -178,7 +187,7 @@ impl<'p> Stage<'p> {
     /// Keeps a copy of the server's store as it is now.
     pub(super) fn copy_store(&mut self) {
         self.nats.kill();
-        copy(&self.nats.store(), &self.backup);
+        copy_directory(&self.nats.store(), &self.backup);
         self.nats.restart();
     }
 
@@ -186,7 +195,7 @@ impl<'p> Stage<'p> {
     pub(super) fn put_back(&mut self) {
         self.nats.kill();
         fs::remove_dir_all(self.nats.store()).unwrap();
-        copy(&self.backup, &self.nats.store());
+        copy_directory(&self.backup, &self.nats.store());
         self.nats.restart();
     }
 
@@ -287,19 +296,6 @@ fn message(n: u64, pad_bytes: usize) -> Vec<u8> {
     let pad = "x".repeat(pad_bytes);
     let at = format!("2026-05-04T12:00:{second:02}.000{micro:03}Z");
     format!(r#"{{"event_type":"e","timestamp":"{at}","n":{n},"pad":"{pad}"}}"#).into_bytes()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn files_below(directory: &Path, ending: &str, found: &mut Vec<PathBuf>) {

@@ -11,6 +11,8 @@ pub(crate) mod stream;
 pub(crate) mod trading;
 pub(crate) mod waterwheel;
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(crate) use rounds::rounds;
@@ -24,5 +26,19 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(started.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain until {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Copies a directory with everything in it.
+pub(crate) fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
     }
 }

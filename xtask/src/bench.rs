@@ -2,6 +2,7 @@
 //! them, and no time without the proof that the results are right.
 
 pub(crate) mod checkpoints;
+pub(crate) mod operators;
 mod usage;
 
 use std::fs::{self, File};

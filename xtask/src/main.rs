@@ -23,6 +23,7 @@ Usage: cargo xtask <command>
   compare [N]         N events (default 200,000) through waterwheel, ClickHouse and DuckDB: equal rows
   bench [N]           N events (default 5,000,000) from JetStream: bare drain, aggregate, all operators
   bench backfill [N]  the same from a file, without a server
+  bench operators [N]  what each operator costs per event and holds per live key
   bench checkpoints [N]  what checkpoints cost, and how soon a restart has its state again
 ";
 
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         ["test", passed_on @ ..] => test::run(passed_on),
         ["compare", rest @ ..] if rest.len() < 2 => compare::compare(rest),
         ["bench", "checkpoints", rest @ ..] if rest.len() < 2 => bench::checkpoints::run(rest),
+        ["bench", "operators", rest @ ..] if rest.len() < 2 => bench::operators::run(rest),
         ["bench", "backfill", rest @ ..] if rest.len() < 2 => bench::run(bench::From::File, rest),
         ["bench", rest @ ..] if rest.len() < 2 => bench::run(bench::From::Stream, rest),
         ["help" | "--help" | "-h"] => {

@@ -215,6 +215,22 @@ impl<'c> Planner<'c> {
         self.operators.push((node, meaning));
     }
 
+    /// A sink takes this input: events become rows there, which need all of their fields.
+    fn need_raw(&mut self, input: InputRef) {
+        match input {
+            InputRef::Source(index) => {
+                let mut projection = self.sources[index].projection.borrow_mut();
+                self.raw.insert(index, RawColumns::project(&mut projection));
+            }
+            InputRef::Operator(index) => {
+                if let Some(events) = self.events.get(&index) {
+                    self.operators[index].0.raw = Some(RawColumns::of(events));
+                }
+            }
+            InputRef::DeadLetters => {}
+        }
+    }
+
     fn meaning(&self, kind: &str, planned: &Planned, inputs: &[InputRef]) -> String {
         let hash =
             |input: &InputRef| format!("{:032x}", fingerprint(&[self.input_meaning(*input)]));
@@ -395,17 +411,7 @@ impl<'c> Planner<'c> {
         let names = crate::contract::operator::inputs_from(&section);
         names.iter().for_each(|input| self.report_unknown(&section, input));
         let known: Vec<Known> = names.iter().map(|input| self.known(&input.name)).collect();
-        for known in &known {
-            if let Known::Planned(InputRef::Source(index)) = known {
-                let mut projection = self.sources[*index].projection.borrow_mut();
-                self.raw.insert(*index, RawColumns::project(&mut projection));
-            }
-            if let Known::Planned(InputRef::Operator(index)) = known
-                && let Some(events) = self.events.get(index)
-            {
-                self.operators[*index].0.raw = Some(RawColumns::of(events));
-            }
-        }
+        known.iter().filter_map(|known| known.planned()).for_each(|input| self.need_raw(input));
         let inputs = names.iter().zip(&known).map(|(input, known)| match known {
             Known::Planned(input) => self.sink_input(*input),
             known => stand_in::sink_input(&input.name, *known),

@@ -5,7 +5,7 @@ use waterwheel_config::document::Document;
 
 use super::{Planner, pipeline_name};
 use crate::contract::catalog::Catalog;
-use crate::contract::event::{DEAD_LETTER, RawColumns, dead_letter_schema, raw_schema};
+use crate::contract::event::{DEAD_LETTER, dead_letter_schema, raw_schema};
 use crate::contract::sink::{Emit, SinkContext, SinkSpec};
 use crate::graph::engine::engine;
 use crate::graph::rehearsal::{self, Files, Outlet, Rehearsal};
@@ -74,17 +74,14 @@ impl Planner<'_> {
     }
 
     fn stage_sinks(&mut self, pipeline: &str, sinks: Vec<StageSink>) -> Vec<SinkNode> {
-        if !sinks.is_empty() {
-            for (index, source) in self.sources.iter().enumerate() {
-                let mut projection = source.projection.borrow_mut();
-                self.raw.insert(index, RawColumns::project(&mut projection));
-            }
-        }
         let inputs: Vec<InputRef> = (0..self.sources.len())
             .map(InputRef::Source)
             .chain((0..self.operators.len()).map(InputRef::Operator))
             .chain([InputRef::DeadLetters])
             .collect();
+        if !sinks.is_empty() {
+            inputs.iter().for_each(|input| self.need_raw(*input));
+        }
         let stage_sink = |sink: StageSink| {
             let context = SinkContext {
                 pipeline: pipeline.to_owned(),

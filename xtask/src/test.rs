@@ -8,6 +8,9 @@ use crate::process;
 use crate::servers::postgres;
 use crate::tools;
 
+/// How many times as many generated logs the operators get in a nightly run: 50,000 in all.
+const OPERATOR_CASES: &str = "11";
+
 /// Passes the arguments on to `cargo test`; after `--nightly` the fault tests repeat everything more
 /// often.
 pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
@@ -28,7 +31,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
         .env("POSTGRES_BIN_DIR", postgres)
         .env("WATERWHEEL_PYTHON", python);
     if is_nightly {
-        test.env("WATERWHEEL_NIGHTLY", "1");
+        test.env("WATERWHEEL_NIGHTLY", "1").env("WATERWHEEL_CASES", OPERATOR_CASES);
     }
     process::run(&mut test)
 }

@@ -163,7 +163,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #![proptest_config(ProptestConfig::with_cases(super::super::damages()))]
 
         #[test]
         fn every_flipped_bit_is_noticed(bit in 0..segment().len() * 8) {

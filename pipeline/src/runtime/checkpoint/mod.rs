@@ -23,3 +23,10 @@ mod writer;
 pub(super) use recover::{Recovered, SinkHolds, newest};
 pub(super) use store::Store;
 pub(super) use writer::{FromWriter, Snapshot, ToWriter, Writer};
+
+/// How many flipped bits and cuts a test tries; `cargo xtask test --nightly` tries more.
+#[cfg(test)]
+fn damages() -> u32 {
+    let is_nightly = std::env::var("WATERWHEEL_NIGHTLY").is_ok_and(|value| value == "1");
+    if is_nightly { 10_000 } else { 2_000 }
+}

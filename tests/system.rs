@@ -7,6 +7,7 @@
 mod agreement;
 mod bad_input;
 mod cases;
+mod deployments;
 mod disk_full;
 mod faults;
 mod findings;

@@ -1,0 +1,150 @@
+//! The ready deployments on real servers: a client that is not ours publishes the events of each one's
+//! first test, and what a person then sees in Postgres or in the lake is what its page shows.
+//!
+//! `config/deployments/README.md` holds the tables word for word; `UPDATE_GOLDEN=1` writes them there
+//! anew, for a person to judge. That the numbers are right, the deployments' own tests say by hand.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use crate::support::nats_server::NatsServer;
+use crate::support::postgres::Postgres;
+use crate::support::python::{python, root};
+use crate::support::wait_until;
+use crate::support::waterwheel::Deployment;
+
+#[test]
+fn a_trading_coach() {
+    assert_eq!(into_postgres("trading-coach", "warehouse"), page("trading-coach"));
+}
+
+#[test]
+fn an_exchange() {
+    assert_eq!(into_postgres("exchange", "warehouse"), page("exchange"));
+}
+
+#[test]
+fn a_product() {
+    assert_eq!(into_postgres("product", "warehouse"), page("product"));
+}
+
+#[test]
+fn an_operations_bus() {
+    assert_eq!(into_postgres("operations-bus", "warehouse"), page("operations-bus"));
+}
+
+#[test]
+fn the_trace_of_a_backtest() {
+    let name = "backtest-tracing";
+    let directory = TempDir::new().unwrap();
+    let nats = NatsServer::start();
+    publish(&nats, name);
+    let deployment = deployment(&directory, name).set("NATS_URL", nats.url());
+    // It ends with its stream.
+    deployment.run();
+    let statements = fs::read_to_string(statements(name)).unwrap();
+    let lake = directory.path().join("run/lake").display().to_string();
+    let file = directory.path().join("statements.sql");
+    fs::write(&file, statements.replace("'lake/", &format!("'{lake}/"))).unwrap();
+    shown(name, &python("show_lake.py", &[&file]));
+    assert_eq!(python("show_lake.py", &[&file]).trim_end(), page(name));
+}
+
+/// Runs a deployment until its sink has all of the events, and shows what the statements give.
+fn into_postgres(name: &str, sink: &str) -> String {
+    let directory = TempDir::new().unwrap();
+    let nats = NatsServer::start();
+    let postgres = Postgres::start(&directory.path().join("postgres")).unwrap();
+    let last = publish(&nats, name);
+    let mut running = deployment(&directory, name)
+        .set("NATS_URL", nats.url())
+        .set("DATABASE_URL", postgres.url())
+        .start();
+    let progress = format!(
+        "SELECT 1 FROM waterwheel.progress, jsonb_each(positions) WHERE sink = '{sink}' AND value ->> 'ordinal' = '{last}'"
+    );
+    wait_until("the sink has every event", || {
+        running.assert_running();
+        postgres.query(&progress).is_ok_and(|rows| !rows.trim().is_empty())
+    });
+    assert_eq!(running.terminate().status.code(), Some(0));
+    let statements = fs::read_to_string(statements(name)).unwrap();
+    let mut said = String::new();
+    for line in statements.lines() {
+        match line.starts_with("--") {
+            true => said.push_str(&format!("{line}\n")),
+            false => said.push_str(&format!("{}\n", trimmed(&postgres.table(line).unwrap()))),
+        }
+    }
+    let said = said.trim_end().to_owned();
+    shown(name, &said);
+    said
+}
+
+/// Publishes the events of the deployment's first test; the sequence of the last one.
+fn publish(nats: &NatsServer, name: &str) -> u64 {
+    let last = python("publish_tests.py", &[&nats.url(), &stream(name), &file(name)]);
+    last.trim().parse().expect("a sequence")
+}
+
+/// The deployment as it stands in the repository, but for what depends on today: its events may still be
+/// to come, and grow older than what it keeps.
+fn deployment(directory: &TempDir, name: &str) -> Deployment {
+    let text = fs::read_to_string(file(name)).unwrap();
+    let is_of_today =
+        |line: &str| line.starts_with("retain = ") || line.starts_with("max_future = ");
+    let lines = text.lines().filter(|line| !is_of_today(line));
+    let text: Vec<&str> = lines.collect();
+    let text = text.join("\n").replacen("\nstream = ", "\nmax_future = \"100y\"\nstream = ", 1);
+    let deployment = Deployment::new(&directory.path().join("run"), &text);
+    deployment.set("STREAM", stream(name))
+}
+
+fn stream(name: &str) -> String {
+    name.to_uppercase()
+}
+
+fn file(name: &str) -> PathBuf {
+    root().join(format!("config/deployments/{name}.toml"))
+}
+
+fn statements(name: &str) -> PathBuf {
+    root().join(format!("tests/deployments/{name}.sql"))
+}
+
+/// What the page shows of a deployment: the block behind its mark.
+fn page(name: &str) -> String {
+    let page = fs::read_to_string(page_file()).unwrap();
+    let (start, end) = block(&page, name);
+    page[start..end].to_owned()
+}
+
+/// Where that block lies.
+fn block(page: &str, name: &str) -> (usize, usize) {
+    let mark = format!("<!-- {name} -->\n```text\n");
+    let start = page.find(&mark).unwrap_or_else(|| panic!("the page shows {name}")) + mark.len();
+    let length = page[start..].find("\n```").expect("the block ends");
+    (start, start + length)
+}
+
+/// With `UPDATE_GOLDEN=1` the page shows this from now on.
+fn shown(name: &str, said: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_none() {
+        return;
+    }
+    let mut page = fs::read_to_string(page_file()).unwrap();
+    let (start, end) = block(&page, name);
+    page.replace_range(start..end, said.trim_end());
+    fs::write(page_file(), page).unwrap();
+}
+
+fn page_file() -> PathBuf {
+    root().join("config/deployments/README.md")
+}
+
+/// Without the spaces that psql puts at the ends of lines.
+fn trimmed(table: &str) -> String {
+    table.trim_end().lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}

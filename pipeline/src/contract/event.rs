@@ -5,6 +5,7 @@
 //! operators of the worker that decoded it; nothing of it crosses a thread.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use waterwheel_config::schema::{Column, Finality, Schema, SchemaRef};
 use waterwheel_config::value::{ColumnType, Row, Value};
 
 use super::batch::RawMessage;
+use super::mapping::EventFormat;
 
 /// A field that decoding extracts, by its slot in a [`Projection`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,10 @@ pub enum Field {
     Payload,
     /// A header, by name.
     Header(&'static str),
+    /// An attribute of a CloudEvent, by name.
+    Attribute(String),
+    /// What stands in for a field of the envelope that is absent.
+    Fallback(Envelope),
 }
 
 /// The fields of the envelope.
@@ -75,6 +81,12 @@ pub struct Projection {
     pub fields: Vec<Field>,
     /// Where keys are needed: a text over 1 KiB in one of them makes the message a dead letter.
     pub keys: Vec<KeyNeed>,
+    /// How the source's events are written.
+    pub format: EventFormat,
+    /// The types that the source declares for paths in the payload.
+    pub types: BTreeMap<Vec<String>, ColumnType>,
+    /// The declared types that were asked for, see [`Projection::take_named_types`].
+    pub(crate) named_types: BTreeSet<Vec<String>>,
 }
 
 /// Key expressions that are evaluated for the events that pass a condition.
@@ -94,6 +106,23 @@ impl Projection {
         }
         self.fields.push(field.clone());
         self.fields.len() - 1
+    }
+
+    /// The type that the source declares for a field, if it does.
+    pub fn declared_type(&mut self, field: &Field) -> Option<ColumnType> {
+        let Field::Path(path) = field else {
+            return None;
+        };
+        let kind = *self.types.get(path)?;
+        self.named_types.insert(path.clone());
+        Some(kind)
+    }
+
+    /// The declared types that were asked for since the last call: they are part of the meaning of
+    /// what asked for them, and of nothing else.
+    pub(crate) fn take_named_types(&mut self) -> Vec<(Vec<String>, ColumnType)> {
+        let named = std::mem::take(&mut self.named_types);
+        named.into_iter().filter_map(|path| Some((path.clone(), *self.types.get(&path)?))).collect()
     }
 }
 
@@ -132,25 +161,51 @@ impl EventFields {
         self
     }
 
-    /// The slot of a field, allotted on first use.
+    /// The slot of a field that all sources have by one name, allotted on first use.
     pub fn slot(&self, field: &Field) -> usize {
-        if let [(projection, _)] = self.sources.as_slice() {
+        self.slot_of(&vec![field.clone(); self.sources.len()])
+    }
+
+    /// The slot of what is a field of its own in each source, in their order; allotted on first use.
+    pub fn slot_of(&self, fields: &[Field]) -> usize {
+        if let ([(projection, _)], [field]) = (self.sources.as_slice(), fields) {
             return projection.borrow_mut().slot(field);
         }
-        let projections = || self.sources.iter().map(|(projection, _)| projection);
-        let longest = projections().map(|one| one.borrow().fields.len()).max().unwrap_or(0);
-        let is_shared =
-            |slot: &usize| projections().all(|one| one.borrow().fields.get(*slot) == Some(field));
+        let projections = || self.sources.iter().map(|(projection, _)| projection).zip(fields);
+        let longest = projections().map(|(one, _)| one.borrow().fields.len()).max().unwrap_or(0);
+        let is_shared = |slot: &usize| {
+            projections().all(|(one, field)| one.borrow().fields.get(*slot) == Some(field))
+        };
         (0..longest).find(is_shared).unwrap_or_else(|| {
-            for projection in projections() {
+            for (projection, field) in projections() {
                 // What fills up to the new slot is decoded once more; slots never move.
                 projection.borrow_mut().fields.resize(longest, field.clone());
             }
-            for projection in projections().filter(|one| one.borrow().fields.len() == longest) {
-                projection.borrow_mut().fields.push(field.clone());
+            for (projection, field) in projections() {
+                let fields = &mut projection.borrow_mut().fields;
+                // A source may be here twice.
+                if fields.len() == longest {
+                    fields.push(field.clone());
+                }
             }
             longest
         })
+    }
+
+    /// How each source writes its events.
+    pub fn formats(&self) -> Vec<EventFormat> {
+        self.sources.iter().map(|(projection, _)| projection.borrow().format).collect()
+    }
+
+    /// The type of what is this field in each source, in their order: what they all declare.
+    pub fn declared_type(&self, fields: &[Field]) -> Option<ColumnType> {
+        let declared = |(known, field): (&(Rc<RefCell<Projection>>, _), &Field)| {
+            known.0.borrow_mut().declared_type(field)
+        };
+        // Each is asked: what one of them declares changes its values all the same.
+        let types: Vec<_> = self.sources.iter().zip(fields).map(declared).collect();
+        let (first, rest) = types.split_first()?;
+        first.filter(|_| rest.iter().all(|other| other == first))
     }
 
     /// Notes that these expressions are keys, for the events that pass the condition.
@@ -277,7 +332,8 @@ impl EventBatch {
         self.text.get(range.start as usize..range.end as usize).unwrap_or_default()
     }
 
-    fn val(&self, slot: Slot) -> Val<'_> {
+    /// The value of a slot.
+    pub fn val(&self, slot: Slot) -> Val<'_> {
         let scratch = |start: u32, end: u32| {
             self.scratch.get(start as usize..end as usize).unwrap_or_default()
         };

@@ -79,6 +79,9 @@ impl Planner<'_> {
                 let mut projection = source.projection.borrow_mut();
                 self.raw.insert(index, RawColumns::project(&mut projection));
             }
+            for (index, events) in &self.events {
+                self.operators[*index].0.raw = Some(RawColumns::of(events));
+            }
         }
         let inputs: Vec<InputRef> = (0..self.sources.len())
             .map(InputRef::Source)

@@ -8,6 +8,8 @@ mod agreement;
 mod bad_input;
 mod cases;
 mod disk_full;
+mod events;
+mod expressions;
 mod faults;
 mod findings;
 mod fingerprints;

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use jsonschema::{Retrieve, Uri, Validator};
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{ReferencingError, Retrieve, Uri, Validator};
 use serde_json::Value as Json;
 
 /// The longest that the detail of a violation may be, in characters: it may show a value whole.
@@ -38,7 +39,7 @@ impl Retrieve for Nothing {
         &self,
         uri: &Uri<String>,
     ) -> Result<Json, Box<dyn std::error::Error + Send + Sync>> {
-        Err(format!("{uri} is not in the file; nothing is fetched, copy it under $defs").into())
+        Err(format!("{uri} is not in the file").into())
     }
 }
 
@@ -98,6 +99,17 @@ impl Schemas {
 }
 
 fn explain(error: &jsonschema::ValidationError<'_>) -> String {
+    match error.kind() {
+        ValidationErrorKind::Referencing(ReferencingError::Unretrievable { uri, .. }) => {
+            return format!(
+                "`{uri}` is not in the file, and nothing is fetched: copy it under $defs"
+            );
+        }
+        ValidationErrorKind::Referencing(ReferencingError::UnknownSpecification {
+            specification,
+        }) => return format!("`{specification}` is no draft of JSON Schema that is known"),
+        _ => {}
+    }
     let place = error.instance_path().to_string();
     let mut text = error.to_string();
     if !place.is_empty() {

@@ -316,11 +316,31 @@ const EDITS: &[Edit] = &[
     added("nats.max_bytes", STREAM, "max_bytes = 1048576", NOTHING),
     added("nats.max_bytes", STREAM, "max_bytes = 1048577", EVENTS),
     added("nats.format", STREAM, "format = \"json\"", NOTHING),
+    added("nats.format", STREAM, "format = \"cloudevents\"", EVENTS),
+    // A type changes what names the path, and nothing else.
+    added("nats.types", STREAM, "types = {}", NOTHING),
+    added("nats.types", STREAM, "types = { \"properties.nobody\" = \"double\" }", NOTHING),
+    added("nats.types", STREAM, "types = { \"properties.price\" = \"bigint\" }", VOLUME),
+    added("nats.types", STREAM, "types = { \"properties.symbol\" = \"bigint\" }", "hours lake over pairs rates results runs stories volume warehouse"),
+    behind("nats.types", STREAM, "types = { \"properties.price\" = \"bigint\" }", "types = { \"properties.price\" = \"double\" }", VOLUME),
+    behind("nats.types", STREAM, "types = { \"properties.price\" = \"double\" }", "types.\"payload.properties.price\" = \"double precision\"", NOTHING),
+    added("nats.schemas", STREAM, "schemas = {}", NOTHING),
+    added("nats.schemas", STREAM, "schemas = { fill = \"tests/findings/schemas/fill.json\" }", EVENTS),
+    behind("nats.schemas", STREAM, "schemas = { fill = \"tests/findings/schemas/fill.json\" }", "schemas = { signal = \"tests/findings/schemas/fill.json\" }", EVENTS),
+    // The same in another order and with other spaces; another one.
+    behind("nats.schemas", STREAM, "schemas = { fill = \"tests/findings/schemas/fill.json\" }", "schemas = { fill = \"tests/findings/schemas/fill_again.json\" }", NOTHING),
+    behind("nats.schemas", STREAM, "schemas = { fill = \"tests/findings/schemas/fill.json\" }", "schemas = { fill = \"tests/findings/schemas/signal.json\" }", EVENTS),
+    behind("nats.schemas", STREAM, "schemas = { fill = \"tests/findings/schemas/fill.json\", signal = \"tests/findings/schemas/signal.json\" }", "schemas = { signal = \"tests/findings/schemas/signal.json\", fill = \"tests/findings/schemas/fill.json\" }", NOTHING),
     added("nats.event", STREAM, "event.user_id = \"user_id\"", NOTHING),
     added("nats.event", STREAM, "event.user_id = \"payload.user_id\"", NOTHING),
     added("nats.event", STREAM, "event.user_id = \"uid\"", EVENTS),
     // A mapped `id` does not fall back to the header.
     added("nats.event", STREAM, "event.id = \"id\"", EVENTS),
+    behind("nats.event", STREAM, "format = \"cloudevents\"", "format = \"cloudevents\"\nevent.event_type = \"attribute:type\"", NOTHING),
+    behind("nats.event", STREAM, "format = \"cloudevents\"", "format = \"cloudevents\"\nevent.event_type = \"attribute:subject\"", EVENTS),
+    // What is mapped does not fall back to the data.
+    behind("nats.event", STREAM, "format = \"cloudevents\"", "format = \"cloudevents\"\nevent.user_id = \"attribute:userid\"", EVENTS),
+    behind("nats.event", STREAM, "format = \"cloudevents\"\nevent.user_id = \"uid\"", "format = \"cloudevents\"\nevent.user_id = \"data.uid\"", NOTHING),
     behind("nats.event", STREAM, "event.id = \"header:Ce-Id\"", "event.id = \"header:ce-id\"", NOTHING),
 
     edit("file.path", FILE, "path = \"b/*.jsonl\"", NOTHING),
@@ -333,6 +353,9 @@ const EDITS: &[Edit] = &[
     added("file.max_bytes", FILE, "max_bytes = \"1MiB\"", NOTHING),
     added("file.max_bytes", FILE, "max_bytes = \"1KiB\"", HISTORY),
     added("file.format", FILE, "format = \"json\"", NOTHING),
+    added("file.format", FILE, "format = \"cloudevents\"", HISTORY),
+    added("file.types", FILE, "types = { \"properties.nobody\" = \"double\" }", NOTHING),
+    added("file.schemas", FILE, "schemas = { fill = \"tests/findings/schemas/fill.json\" }", HISTORY),
     added("file.event", FILE, "event.timestamp = \"ts\"", HISTORY),
     edit("file.type", "type = \"file\"\npath = \"a.jsonl\"", "type = \"generate\"", HISTORY),
 
@@ -356,6 +379,9 @@ const EDITS: &[Edit] = &[
     added("generate.max_future", GENERATE, "max_future = \"0s\"", NOTHING),
     added("generate.max_bytes", GENERATE, "max_bytes = 64", MARKET),
     added("generate.format", GENERATE, "format = \"json\"", NOTHING),
+    added("generate.format", GENERATE, "format = \"cloudevents\"", MARKET),
+    added("generate.types", GENERATE, "types = { \"properties.nobody\" = \"double\" }", NOTHING),
+    added("generate.schemas", GENERATE, "schemas = { fill = \"tests/findings/schemas/fill.json\" }", MARKET),
     added("generate.event", GENERATE, "event.source = \"'market'\"", MARKET),
 
     edit("aggregate.from", "from = \"events\"\nwhere", "from = [\"events\"]\nwhere", NOTHING),

@@ -9,6 +9,8 @@ mod bad_input;
 mod cases;
 mod deployments;
 mod disk_full;
+mod events;
+mod expressions;
 mod faults;
 mod findings;
 mod fingerprints;

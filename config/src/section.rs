@@ -6,6 +6,7 @@
 //! the keys that are missing, unless a misspelt one was meant.
 
 use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 
 use crate::document::{Document, Key, Node, NodeKind};
 use crate::finding::{Findings, Span, word_span};
@@ -80,6 +81,12 @@ impl<'d> Section<'d> {
     /// Where findings go.
     pub fn findings(&self) -> &'d Findings {
         &self.document.findings
+    }
+
+    /// A path that the deployment names, which starts where its file is.
+    pub fn beside(&self, path: &str) -> PathBuf {
+        let file = Path::new(&self.document.path);
+        file.parent().map_or_else(|| path.into(), |directory| directory.join(path))
     }
 
     /// The place of a word inside a span, to underline just what is wrong.

@@ -1,12 +1,12 @@
 //! The columns of a key as written under `by`: paths, each named by its last segment, or a table of
 //! named expressions.
 
-use waterwheel_config::expr::{self, Ast, Kind};
+use waterwheel_config::expr::{self, Ast};
 use waterwheel_config::section::{Section, Spanned};
-use waterwheel_config::value::ColumnType;
-use waterwheel_pipeline::contract::operator::{InputFlow, InputPlan, InputScope};
+use waterwheel_pipeline::contract::operator::InputScope;
 
 use crate::key::KeyPlan;
+use crate::measure::bare_type;
 use crate::settings::is_table;
 
 /// A `by` column as written.
@@ -65,7 +65,6 @@ pub(crate) fn by_columns(section: &Section<'_>) -> Vec<ByColumn> {
 pub(crate) fn key_plan(
     section: &Section<'_>,
     columns: &[ByColumn],
-    input: &InputPlan,
     scope: &mut InputScope<'_>,
 ) -> KeyPlan {
     let mut key = KeyPlan { programs: Vec::new(), kinds: Vec::new() };
@@ -73,7 +72,7 @@ pub(crate) fn key_plan(
         match expr::compile(&column.ast, scope) {
             Ok(typed) => {
                 key.programs.push(typed.program);
-                key.kinds.push(by_type(&column.ast, typed.kind, &input.flow));
+                key.kinds.push(bare_type(&column.ast, typed.kind));
             }
             Err(error) => expr::report(section, &column.text, &error),
         }
@@ -99,16 +98,5 @@ fn last_segment(ast: &Ast) -> Option<String> {
         Ast::CompoundIdentifier(names) => names.last().map(|name| name.value.clone()),
         Ast::Nested(inner) => last_segment(inner),
         _ => None,
-    }
-}
-
-/// Columns of a key are text (SPEC 2), unless a cast chooses, or an operator's column has a type.
-fn by_type(ast: &Ast, kind: Kind, flow: &InputFlow) -> ColumnType {
-    let bare = last_segment(ast).is_some();
-    match (ast, flow) {
-        (Ast::Cast { .. }, _) => kind.column_type(),
-        (_, InputFlow::Rows(_)) if bare => kind.column_type(),
-        _ if kind == Kind::Timestamp => ColumnType::Timestamp,
-        _ => ColumnType::Text,
     }
 }

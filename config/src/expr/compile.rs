@@ -9,7 +9,9 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
 use super::call::{Argument, parse_call};
-use super::program::{Arithmetic, Comparison, Constant, DatePart, Program, UnaryFunction};
+use super::date::DatePart;
+use super::pattern::{LikeForm, Pattern};
+use super::program::{Arithmetic, Comparison, Constant, Program, UnaryFunction};
 use crate::names::nearest;
 use crate::value::ColumnType;
 
@@ -221,9 +223,13 @@ pub fn compile(expr: &Expr, scope: &mut dyn Scope) -> Result<Typed, ExprError> {
             ]);
             typed(negate_if(*negated, within), Kind::Boolean)
         }
-        Expr::Like { negated, any: false, expr, pattern, escape_char: None } => {
-            let matched = Program::Like(boxed(expr, scope)?, boxed(pattern, scope)?);
-            typed(negate_if(*negated, matched), Kind::Boolean)
+        Expr::Like { negated, any: false, expr, pattern, escape_char } => {
+            let form = like_form(escape_char.as_deref(), false)?;
+            typed(negate_if(*negated, like(expr, pattern, form, scope)?), Kind::Boolean)
+        }
+        Expr::ILike { negated, any: false, expr, pattern, escape_char } => {
+            let form = like_form(escape_char.as_deref(), true)?;
+            typed(negate_if(*negated, like(expr, pattern, form, scope)?), Kind::Boolean)
         }
         Expr::Case { operand, conditions, else_result, .. } => {
             let operand = operand.as_deref().map(|operand| boxed(operand, scope)).transpose()?;
@@ -250,15 +256,21 @@ pub fn compile(expr: &Expr, scope: &mut dyn Scope) -> Result<Typed, ExprError> {
             typed(Program::Case(branches, Box::new(otherwise.program)), kind)
         }
         Expr::Cast { expr, data_type, .. } => {
-            let kind = cast_type(&data_type.to_string())?;
+            let kind = column_type(&data_type.to_string())?;
             typed(Program::Cast(kind, boxed(expr, scope)?), kind.into())
         }
         Expr::Floor { expr, field } => whole(UnaryFunction::Floor, expr, field, scope),
         Expr::Ceil { expr, field } => whole(UnaryFunction::Ceil, expr, field, scope),
         Expr::Extract { field, expr, .. } => {
-            let part = part_of(field)?;
-            let inner = boxed(expr, scope)?;
-            typed(Program::Extract(part, scope.timezone(), inner), Kind::Double)
+            let part = DatePart::part(&field.to_string())?;
+            let inner = compile(expr, scope)?;
+            if inner.kind == Kind::Interval && part != DatePart::Epoch {
+                let message = format!("of a time difference there is no `{field}`");
+                return Err(ExprError::new(field.to_string(), message)
+                    .help("write extract(epoch from a - b) for seconds, or millis(a - b)"));
+            }
+            let program = Program::Extract(part, scope.timezone(), Box::new(inner.program));
+            typed(program, Kind::Double)
         }
         Expr::Function(_) => function(expr, scope),
         other => Err(ExprError::new(other.to_string(), format!("`{other}` is not part of the expression language"))
@@ -482,7 +494,7 @@ fn function(expr: &Expr, scope: &mut dyn Scope) -> Result<Typed, ExprError> {
         }),
         ("round", _) => wrong_count("one or two arguments"),
         ("date_trunc", [Typed { program: Program::Constant(Constant::Text(unit)), .. }, time]) => {
-            let part = truncation(unit)?;
+            let part = DatePart::unit(unit)?;
             let program = Program::Truncate(part, scope.timezone(), Box::new(time.program.clone()));
             Ok(Typed { program, kind: Kind::Timestamp })
         }
@@ -511,47 +523,44 @@ fn whole(
     Ok(Typed { program: Program::Unary(function, boxed(expr, scope)?), kind: Kind::Double })
 }
 
-fn truncation(unit: &str) -> Result<DatePart, ExprError> {
-    Ok(match unit.to_lowercase().as_str() {
-        "second" => DatePart::Second,
-        "minute" => DatePart::Minute,
-        "hour" => DatePart::Hour,
-        "day" => DatePart::Day,
-        "week" => DatePart::Week,
-        "month" => DatePart::Month,
-        "quarter" => DatePart::Quarter,
-        "year" => DatePart::Year,
-        _ => {
-            return Err(ExprError::new(unit, format!("`{unit}` is no unit of date_trunc"))
-                .help("one of: second minute hour day week month quarter year"));
-        }
+/// How a pattern is read that has an `ESCAPE` or none.
+fn like_form(escape: Option<&Expr>, ignores_case: bool) -> Result<LikeForm, ExprError> {
+    let Some(escape) = escape else {
+        return Ok(LikeForm { escape: Some('\\'), ignores_case });
+    };
+    let text = match escape {
+        Expr::Value(value) => match &value.value {
+            Literal::SingleQuotedString(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    };
+    let mut characters = text.map(|text| text.chars());
+    match characters.as_mut().map(|characters| (characters.next(), characters.next())) {
+        Some((escape, None)) => Ok(LikeForm { escape, ignores_case }),
+        _ => Err(ExprError::new(escape.to_string(), "ESCAPE takes one character in quotes")
+            .help("write for example LIKE '10!%' ESCAPE '!'")),
+    }
+}
+
+fn like(
+    expr: &Expr,
+    pattern: &Expr,
+    form: LikeForm,
+    scope: &mut dyn Scope,
+) -> Result<Program, ExprError> {
+    let value = boxed(expr, scope)?;
+    Ok(match compile(pattern, scope)?.program {
+        Program::Constant(Constant::Text(text)) => Program::Like(value, Pattern::new(&text, form)),
+        pattern => Program::LikeAny(value, Box::new(pattern), form),
     })
 }
 
-fn part_of(field: &DateTimeField) -> Result<DatePart, ExprError> {
-    Ok(match field {
-        DateTimeField::Second => DatePart::Second,
-        DateTimeField::Minute => DatePart::Minute,
-        DateTimeField::Hour => DatePart::Hour,
-        DateTimeField::Day => DatePart::Day,
-        DateTimeField::Week(None) => DatePart::Week,
-        DateTimeField::Month => DatePart::Month,
-        DateTimeField::Quarter => DatePart::Quarter,
-        DateTimeField::Year => DatePart::Year,
-        DateTimeField::Dow | DateTimeField::DayOfWeek => DatePart::DayOfWeek,
-        DateTimeField::Isodow => DatePart::IsoDayOfWeek,
-        DateTimeField::Doy | DateTimeField::DayOfYear => DatePart::DayOfYear,
-        DateTimeField::Epoch => DatePart::Epoch,
-        other => {
-            return Err(ExprError::new(other.to_string(), format!("extract knows no `{other}`"))
-                .help(
-                    "one of: second minute hour day week month quarter year dow isodow doy epoch",
-                ));
-        }
-    })
-}
-
-fn cast_type(written: &str) -> Result<ColumnType, ExprError> {
+/// The type that a cast names.
+///
+/// # Errors
+/// Where there is no such type.
+pub fn column_type(written: &str) -> Result<ColumnType, ExprError> {
     let lowered = written.to_lowercase();
     Ok(match lowered.as_str() {
         "double" | "double precision" | "float8" => ColumnType::Double,

@@ -7,11 +7,20 @@
 
 mod call;
 mod compile;
+mod date;
+mod pattern;
 mod program;
+mod rounding;
+#[cfg(test)]
+mod semantics;
 mod val;
 
 pub use call::{Argument, Call, parse_call};
-pub use compile::{Binding, ExprError, Kind, Scope, Typed, compile, compile_predicate, parse};
+pub use compile::{
+    Binding, ExprError, Kind, Scope, Typed, column_type, compile, compile_predicate, parse,
+};
+pub use date::DatePart;
+pub use pattern::{LikeForm, Pattern};
 pub use program::{Fields, Program};
 pub use sqlparser::ast::Expr as Ast;
 pub use val::{Number, Val};

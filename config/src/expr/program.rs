@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use chrono::{Datelike, TimeZone, Timelike};
 use chrono_tz::Tz;
 
+use super::date::{self, DatePart};
+use super::pattern::{LikeForm, Pattern};
+use super::rounding::round;
 use super::val::{Number, Val};
 use crate::timestamp;
 use crate::value::ColumnType;
@@ -41,8 +43,10 @@ pub enum Program {
     Is(bool, Box<Program>),
     /// `x IN (...)`
     In(Box<Program>, Vec<Program>),
-    /// `x LIKE pattern`
-    Like(Box<Program>, Box<Program>),
+    /// `x LIKE 'pattern'`
+    Like(Box<Program>, Pattern),
+    /// `x LIKE y`, the pattern being another one for every event.
+    LikeAny(Box<Program>, Box<Program>, LikeForm),
     /// `CASE WHEN c THEN v ... ELSE e END`
     Case(Vec<(Program, Program)>, Box<Program>),
     /// `COALESCE(...)`
@@ -110,24 +114,6 @@ pub enum UnaryFunction {
     Millis,
 }
 
-/// Parts of a date for `date_trunc` and `extract`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum DatePart {
-    Second,
-    Minute,
-    Hour,
-    Day,
-    Week,
-    Month,
-    Quarter,
-    Year,
-    DayOfWeek,
-    IsoDayOfWeek,
-    DayOfYear,
-    Epoch,
-}
-
 impl Program {
     /// The value of the expression over these fields.
     pub fn eval<'a, F: Fields + ?Sized>(&'a self, fields: &'a F) -> Val<'a> {
@@ -155,10 +141,18 @@ impl Program {
             Self::IsNull(inner) => Val::Boolean(inner.eval(fields).is_null()),
             Self::Is(flag, inner) => Val::Boolean(inner.eval(fields).truth() == Some(*flag)),
             Self::In(inner, list) => boolean(contains(&inner.eval(fields), list, fields)),
-            Self::Like(inner, pattern) => match (inner.eval(fields), pattern.eval(fields)) {
-                (Val::Text(text), Val::Text(pattern)) => Val::Boolean(like(&text, &pattern)),
+            Self::Like(inner, pattern) => match inner.eval(fields) {
+                Val::Text(text) => Val::Boolean(pattern.matches(&text)),
                 _ => Val::Null,
             },
+            Self::LikeAny(inner, pattern, form) => {
+                match (inner.eval(fields), pattern.eval(fields)) {
+                    (Val::Text(text), Val::Text(pattern)) => {
+                        Val::Boolean(Pattern::new(&pattern, *form).matches(&text))
+                    }
+                    _ => Val::Null,
+                }
+            }
             Self::Case(branches, otherwise) => branches
                 .iter()
                 .find(|(condition, _)| condition.holds(fields))
@@ -173,12 +167,13 @@ impl Program {
             Self::Cast(kind, inner) => cast(inner.eval(fields), *kind),
             Self::Truncate(part, zone, inner) => match inner.eval(fields) {
                 Val::Timestamp(micros) => {
-                    truncate(micros, *part, *zone).map_or(Val::Null, Val::Timestamp)
+                    date::truncate(micros, *part, *zone).map_or(Val::Null, Val::Timestamp)
                 }
                 _ => Val::Null,
             },
-            Self::Extract(part, zone, inner) => match inner.eval(fields) {
-                Val::Timestamp(micros) => extract(micros, *part, *zone),
+            Self::Extract(part, zone, inner) => match (inner.eval(fields), part) {
+                (Val::Timestamp(micros), _) => date::extract(micros, *part, *zone),
+                (Val::Interval(micros), DatePart::Epoch) => date::seconds(micros),
                 _ => Val::Null,
             },
         }
@@ -324,72 +319,6 @@ fn contains<F: Fields + ?Sized>(value: &Val<'_>, list: &[Program], fields: &F) -
     result
 }
 
-/// LIKE with `%`, `_` and the escape `\`, in linear space and without recursion.
-fn like(text: &str, pattern: &str) -> bool {
-    let text: Vec<char> = text.chars().collect();
-    let mut tokens: Vec<Option<char>> = Vec::new();
-    let mut any: Vec<bool> = Vec::new();
-    let mut chars = pattern.chars();
-    while let Some(symbol) = chars.next() {
-        let (token, is_any) = match symbol {
-            '%' => (None, true),
-            '_' => (None, false),
-            '\\' => (Some(chars.next().unwrap_or('\\')), false),
-            other => (Some(other), false),
-        };
-        tokens.push(token);
-        any.push(is_any);
-    }
-    // Greedy with one backtracking point, the last `%`: enough, since a later `%` subsumes it.
-    let (mut at, mut token, mut retry) = (0, 0, None);
-    while at < text.len() {
-        if token < tokens.len() && any[token] {
-            retry = Some((token, at));
-            token += 1;
-        } else if token < tokens.len() && tokens[token].is_none_or(|c| c == text[at]) {
-            token += 1;
-            at += 1;
-        } else if let Some((star, from)) = retry {
-            retry = Some((star, from + 1));
-            token = star + 1;
-            at = from + 1;
-        } else {
-            return false;
-        }
-    }
-    any[token..].iter().all(|is_any| *is_any)
-}
-
-/// Half away from zero, as Postgres rounds numerics.
-fn round<'a>(value: &Val<'_>, digits: &Val<'_>) -> Val<'a> {
-    let digits = match digits.number() {
-        Some(Number::Integer(digits)) => digits.clamp(-400, 400) as i32,
-        _ => return Val::Null,
-    };
-    match value.number() {
-        Some(Number::Integer(number)) if digits >= 0 => Val::Integer(number),
-        Some(number) => {
-            let number = number.to_f64();
-            if digits == 0 {
-                return Val::float(number.round());
-            }
-            let scale = 10f64.powi(digits.abs());
-            if digits > 0 {
-                let scaled = number * scale;
-                // So large a number has no digits after the point to round.
-                if scaled.is_finite() {
-                    Val::float(scaled.round() / scale)
-                } else {
-                    Val::float(number)
-                }
-            } else {
-                Val::float((number / scale).round() * scale)
-            }
-        }
-        None => Val::Null,
-    }
-}
-
 fn cast(value: Val<'_>, kind: ColumnType) -> Val<'_> {
     match kind {
         ColumnType::Text | ColumnType::Json => match value {
@@ -429,82 +358,9 @@ fn bigint<'a>(number: i128) -> Val<'a> {
     i64::try_from(number).map_or(Val::Null, |number| Val::Integer(i128::from(number)))
 }
 
-fn truncate(micros: i64, part: DatePart, zone: Tz) -> Option<i64> {
-    let utc = chrono::DateTime::from_timestamp_micros(micros)?;
-    let local = zone.from_utc_datetime(&utc.naive_utc());
-    let fixed = match part {
-        DatePart::Second => 1_000_000,
-        DatePart::Minute => 60_000_000,
-        _ => 0,
-    };
-    if fixed > 0 {
-        return Some(micros - micros.rem_euclid(fixed));
-    }
-    let naive = local.naive_local();
-    if part == DatePart::Hour {
-        // Offsets of half hours, and the hour that a clock repeats: step back within the hour.
-        let into_hour = i64::from(naive.minute()) * 60_000_000
-            + i64::from(naive.second()) * 1_000_000
-            + micros.rem_euclid(1_000_000);
-        return Some(micros - into_hour);
-    }
-    let date = naive.date();
-    let first = match part {
-        DatePart::Week => date - chrono::Days::new(date.weekday().num_days_from_monday().into()),
-        DatePart::Month => date.with_day(1)?,
-        DatePart::Quarter => date.with_day(1)?.with_month(date.month0() / 3 * 3 + 1)?,
-        DatePart::Year => date.with_day(1)?.with_month(1)?,
-        _ => date,
-    };
-    Some(crate::calendar::start_of_day(first, zone))
-}
-
-fn extract<'a>(micros: i64, part: DatePart, zone: Tz) -> Val<'a> {
-    let Some(utc) = chrono::DateTime::from_timestamp_micros(micros) else {
-        return Val::Null;
-    };
-    let local = zone.from_utc_datetime(&utc.naive_utc());
-    let whole = match part {
-        DatePart::Second => {
-            return Val::float(
-                f64::from(local.second()) + micros.rem_euclid(1_000_000) as f64 / 1e6,
-            );
-        }
-        DatePart::Epoch => return Val::float(micros as f64 / 1e6),
-        DatePart::Minute => local.minute().into(),
-        DatePart::Hour => local.hour().into(),
-        DatePart::Day => local.day().into(),
-        DatePart::Week => local.iso_week().week().into(),
-        DatePart::Month => local.month().into(),
-        DatePart::Quarter => (local.month0() / 3 + 1).into(),
-        DatePart::Year => i128::from(local.year()),
-        DatePart::DayOfWeek => local.weekday().num_days_from_sunday().into(),
-        DatePart::IsoDayOfWeek => local.weekday().number_from_monday().into(),
-        DatePart::DayOfYear => local.ordinal().into(),
-    };
-    Val::Integer(whole)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn like_matches_as_sql_does() {
-        for (text, pattern, matches) in [
-            ("order.filled", "order.%", true),
-            ("order.filled", "order._illed", true),
-            ("order", "order.%", false),
-            ("100%", "100\\%", true),
-            ("1000", "100\\%", false),
-            ("", "%", true),
-            ("abcabc", "%bc", true),
-            ("abcab", "%bc", false),
-            ("héé", "h__", true),
-        ] {
-            assert_eq!(like(text, pattern), matches, "{text} like {pattern}");
-        }
-    }
 
     #[test]
     fn arithmetic_beyond_64_bits_goes_on_in_doubles() {

@@ -108,13 +108,12 @@ impl By {
         self,
         section: &Section<'_>,
         columns: &[ByColumn],
-        input: &InputPlan,
         scope: &mut waterwheel_pipeline::contract::operator::InputScope<'_>,
     ) -> KeyPlan {
         let mut key = if section.has("by") {
-            key_plan(section, columns, input, scope)
+            key_plan(section, columns, scope)
         } else {
-            default_key(section, columns, input, scope)
+            default_key(section, columns, scope)
         };
         if let Self::Identity { .. } = self {
             // Equal texts are one, whatever the types of the inputs.
@@ -128,7 +127,6 @@ impl By {
 fn default_key(
     section: &Section<'_>,
     columns: &[ByColumn],
-    input: &InputPlan,
     scope: &mut waterwheel_pipeline::contract::operator::InputScope<'_>,
 ) -> KeyPlan {
     let known = columns.iter().all(|column| match expr::compile(&column.ast, scope) {
@@ -140,7 +138,7 @@ fn default_key(
         }
     });
     let columns = if known { columns } else { &[] };
-    key_plan(section, columns, input, scope)
+    key_plan(section, columns, scope)
 }
 
 impl Settings {
@@ -162,7 +160,7 @@ impl Settings {
         for input in &context.inputs {
             let mut intake = intake.of(section, input);
             let scope = &mut intake.scope;
-            let key = by.plan(section, &columns, input, scope);
+            let key = by.plan(section, &columns, scope);
             let marks: Vec<_> = conditions
                 .iter()
                 .filter_map(|text| expr::condition(section, text, scope))

@@ -4,15 +4,14 @@
 //! A batch is decoded once, and only the fields that the deployment names. It is then shared by all
 //! operators of the worker that decoded it; nothing of it crosses a thread.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use waterwheel_config::expr::{Fields, Program, Val};
+use waterwheel_config::expr::{Fields, Val};
 use waterwheel_config::schema::{Column, Finality, Schema, SchemaRef};
 use waterwheel_config::value::{ColumnType, Row, Value};
 
 use super::batch::RawMessage;
+pub use super::projection::{EventFields, KeyNeed, Projection};
 
 /// A field that decoding extracts, by its slot in a [`Projection`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +24,10 @@ pub enum Field {
     Payload,
     /// A header, by name.
     Header(&'static str),
+    /// An attribute of a CloudEvent, by name.
+    Attribute(String),
+    /// What stands in for a field of the envelope that is absent.
+    Fallback(Envelope),
 }
 
 /// The fields of the envelope.
@@ -65,101 +68,6 @@ impl Envelope {
     /// The field with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, field)| *field)
-    }
-}
-
-/// What decoding must extract from the messages of one source.
-#[derive(Clone, Debug, Default)]
-pub struct Projection {
-    /// The field of each slot.
-    pub fields: Vec<Field>,
-    /// Where keys are needed: a text over 1 KiB in one of them makes the message a dead letter.
-    pub keys: Vec<KeyNeed>,
-}
-
-/// Key expressions that are evaluated for the events that pass a condition.
-#[derive(Clone, Debug)]
-pub struct KeyNeed {
-    /// The condition; `None` for every event.
-    pub condition: Option<Program>,
-    /// The expressions of the key.
-    pub keys: Vec<Program>,
-}
-
-impl Projection {
-    /// The slot of a field, allotted on first use.
-    pub fn slot(&mut self, field: &Field) -> usize {
-        if let Some(slot) = self.fields.iter().position(|known| known == field) {
-            return slot;
-        }
-        self.fields.push(field.clone());
-        self.fields.len() - 1
-    }
-}
-
-/// The fields of the events on an edge, while the deployment is planned: those of one source or, behind
-/// an operator that lets events through, of all sources that they come from. A field has the same
-/// slot in the projections of all of them, so that an expression is compiled once.
-#[derive(Clone, Debug)]
-pub struct EventFields {
-    sources: Vec<(Rc<RefCell<Projection>>, Vec<Program>)>,
-}
-
-impl Default for EventFields {
-    /// Those of a source that nobody else reads.
-    fn default() -> Self {
-        Self::source(Rc::default())
-    }
-}
-
-impl EventFields {
-    /// The events of a source.
-    pub fn source(projection: Rc<RefCell<Projection>>) -> Self {
-        Self { sources: vec![(projection, Vec::new())] }
-    }
-
-    /// The events of all of these.
-    pub fn joined<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
-        Self { sources: parts.into_iter().flat_map(|part| part.sources.iter().cloned()).collect() }
-    }
-
-    /// Only the events that meet a condition: what nobody reads further on needs no key.
-    #[must_use]
-    pub fn filtered(mut self, condition: Option<&Program>) -> Self {
-        for (_, conditions) in &mut self.sources {
-            conditions.extend(condition.cloned());
-        }
-        self
-    }
-
-    /// The slot of a field, allotted on first use.
-    pub fn slot(&self, field: &Field) -> usize {
-        if let [(projection, _)] = self.sources.as_slice() {
-            return projection.borrow_mut().slot(field);
-        }
-        let projections = || self.sources.iter().map(|(projection, _)| projection);
-        let longest = projections().map(|one| one.borrow().fields.len()).max().unwrap_or(0);
-        let is_shared =
-            |slot: &usize| projections().all(|one| one.borrow().fields.get(*slot) == Some(field));
-        (0..longest).find(is_shared).unwrap_or_else(|| {
-            for projection in projections() {
-                // What fills up to the new slot is decoded once more; slots never move.
-                projection.borrow_mut().fields.resize(longest, field.clone());
-            }
-            for projection in projections().filter(|one| one.borrow().fields.len() == longest) {
-                projection.borrow_mut().fields.push(field.clone());
-            }
-            longest
-        })
-    }
-
-    /// Notes that these expressions are keys, for the events that pass the condition.
-    pub fn need_keys(&self, condition: Option<&Program>, keys: &[Program]) {
-        for (projection, conditions) in &self.sources {
-            let conditions: Vec<Program> = conditions.iter().chain(condition).cloned().collect();
-            let condition = (!conditions.is_empty()).then_some(Program::And(conditions));
-            projection.borrow_mut().keys.push(KeyNeed { condition, keys: keys.to_vec() });
-        }
     }
 }
 
@@ -277,7 +185,8 @@ impl EventBatch {
         self.text.get(range.start as usize..range.end as usize).unwrap_or_default()
     }
 
-    fn val(&self, slot: Slot) -> Val<'_> {
+    /// The value of a slot.
+    pub fn val(&self, slot: Slot) -> Val<'_> {
         let scratch = |start: u32, end: u32| {
             self.scratch.get(start as usize..end as usize).unwrap_or_default()
         };

@@ -27,6 +27,7 @@ use super::batch::RawBatch;
 use super::clock::{Clock, StateGauge, Watermark};
 use super::epoch::Epoch;
 use super::event::{Envelope, EventBatch, EventFields, EventView, Field, RawColumns};
+use super::mapping::{EventFormat, is_attribute};
 use super::state::{Keeper, StatePart};
 
 /// A collection of rows.
@@ -144,8 +145,8 @@ impl expr::Scope for InputScope<'_> {
         match &self.input.flow {
             InputFlow::Rows(schema) => resolve_column(&self.input.name, schema, path),
             InputFlow::Events(events) => {
-                let (field, kind) = event_field(path);
-                Ok(Binding { slot: events.slot(&field), kind })
+                let (fields, kind) = event_fields(path, events)?;
+                Ok(Binding { slot: events.slot_of(&fields), kind })
             }
         }
     }
@@ -155,19 +156,39 @@ impl expr::Scope for InputScope<'_> {
     }
 }
 
-fn event_field(path: &[String]) -> (Field, Kind) {
-    match path {
-        [name] if name == "payload" => (Field::Payload, Kind::Any),
+/// What a name means in the events of each source.
+fn event_fields(path: &[String], events: &EventFields) -> Result<(Vec<Field>, Kind), ExprError> {
+    let known: Result<Vec<_>, _> =
+        events.formats().into_iter().map(|format| event_field(path, format)).collect();
+    let (fields, kinds): (Vec<Field>, Vec<Kind>) = known?.into_iter().unzip();
+    // Whether a name is of the envelope does not depend on how events are written.
+    let kind = kinds.first().copied().unwrap_or(Kind::Any);
+    let kind = events.declared_type(&fields).map_or(kind, Kind::from);
+    Ok((fields, kind))
+}
+
+fn event_field(path: &[String], format: EventFormat) -> Result<(Field, Kind), ExprError> {
+    let field = match path {
         [name] => match Envelope::named(name) {
             Some(envelope @ (Envelope::Timestamp | Envelope::ReceivedAt)) => {
-                (Field::Envelope(envelope), Kind::Timestamp)
+                return Ok((Field::Envelope(envelope), Kind::Timestamp));
             }
-            Some(envelope) => (Field::Envelope(envelope), Kind::Any),
-            None => (Field::Path(path.to_vec()), Kind::Any),
+            Some(envelope) => Field::Envelope(envelope),
+            None if format.payload_path(path).is_empty() => Field::Payload,
+            None => Field::Path(path.to_vec()),
         },
-        [first, rest @ ..] if first == "payload" => (Field::Path(rest.to_vec()), Kind::Any),
-        _ => (Field::Path(path.to_vec()), Kind::Any),
-    }
+        [first, name] if format == EventFormat::CloudEvents && first == "ce" => {
+            if !is_attribute(name) {
+                let message = format!("`{name}` is no attribute of a CloudEvent");
+                return Err(ExprError::new(name, message).help(
+                    "their names are lower-case letters and digits; for a field of the data write payload.ce",
+                ));
+            }
+            Field::Attribute(name.clone())
+        }
+        path => Field::Path(format.payload_path(path).to_vec()),
+    };
+    Ok((field, Kind::Any))
 }
 
 fn resolve_column(input: &str, schema: &SchemaRef, path: &[String]) -> Result<Binding, ExprError> {

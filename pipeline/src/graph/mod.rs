@@ -1,6 +1,7 @@
 //! The graph that a deployment file describes: sources, operators in the order of the flow, sinks.
 
 mod cycles;
+mod declared;
 mod engine;
 pub mod explain;
 pub(crate) mod fingerprint;

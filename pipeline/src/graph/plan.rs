@@ -238,7 +238,18 @@ impl<'c> Planner<'c> {
         if !planned.operator.inputs_differ() {
             reads.sort();
         }
-        format!("{kind}\n{}\nreads {}", planned.meaning, reads.join(" "))
+        let types = self.take_named_types();
+        format!("{kind}\n{}\nreads {}{types}", planned.meaning, reads.join(" "))
+    }
+
+    /// The declared types of the paths that the operator names which was planned last, whichever way
+    /// the events came to it. A path that nobody names is of no type.
+    fn take_named_types(&self) -> String {
+        let types = self.sources.iter().flat_map(|source| {
+            let named = source.projection.borrow_mut().take_named_types();
+            named.into_iter().map(|named| format!("\ntype {} {named:?}", source.name))
+        });
+        types.collect()
     }
 
     /// What gives a sink's rows their meaning, see [`SinkNode::fingerprint`].

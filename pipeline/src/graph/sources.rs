@@ -2,14 +2,16 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use waterwheel_config::section::Section;
 use waterwheel_config::units::SECOND_US;
 
+use super::declared;
 use super::tables::chosen_kind;
 use crate::contract::catalog::Catalog;
 use crate::contract::event::Projection;
-use crate::contract::mapping::EventMapping;
+use crate::contract::mapping::{EventFormat, EventMapping};
 use crate::contract::source::{SourceSpec, Until};
 use crate::runtime::decode::EventSettings;
 
@@ -74,9 +76,10 @@ pub(super) fn plan_source(
         section.duration("lateness").map_or(LATENESS_DEFAULT_US, |lateness| lateness.value);
     let future_max_us = section.duration("max_future").map_or(lateness_us, |future| future.value);
     let bytes_max = section.size("max_bytes").map_or(BYTES_MAX_DEFAULT, |size| size.value);
-    let mapping = EventMapping::read(&section);
-    refuse_format(&section);
-    section.refuse(&["schemas", "types"]);
+    let format = EventFormat::read(&section);
+    let mapping = EventMapping::read(&section, format);
+    let types = declared::types(&section, format);
+    let schemas = declared::schemas(&section);
     let skew_max_us = section.duration("max_skew").map_or(SKEW_MAX_DEFAULT_US, |skew| skew.value);
     let spec = match beside.is_rehearsal {
         // What only says where the log is, nobody needs.
@@ -93,10 +96,12 @@ pub(super) fn plan_source(
         name: name.to_owned(),
         index,
         mapping,
+        schemas: Arc::new(schemas),
         bytes_max,
         future_max_us,
         lateness_us,
     };
+    let projection = Projection { format, types, ..Projection::default() };
     let meaning = source_meaning(kind.name, &settings, &*spec);
     Some(SourceDraft {
         name: name.to_owned(),
@@ -106,7 +111,7 @@ pub(super) fn plan_source(
         settings,
         idle_after_us,
         skew_max_us,
-        projection: Rc::default(),
+        projection: Rc::new(RefCell::new(projection)),
         meaning,
     })
 }
@@ -152,29 +157,16 @@ fn warn_of_one(section: &Section<'_>, key: &str) {
     );
 }
 
-fn refuse_format(section: &Section<'_>) {
-    let node = section.node("format");
-    match node.and_then(|node| section.node_text(node, "format")) {
-        Some(format) if format.value == "cloudevents" => section.findings().error_help(
-            format.span,
-            "the format `cloudevents` is not built yet",
-            "map the fields in the source's `event` table: id = \"header:ce-id\"",
-        ),
-        Some(_) => {
-            section.choice("format", &["json"]);
-        }
-        None => {}
-    }
-}
-
 /// What gives a source's events their meaning; not where they come from or how much is read of them.
 /// Its name is part of it: positions and dead letters go by the name.
 fn source_meaning(kind: &str, settings: &EventSettings, spec: &dyn SourceSpec) -> String {
-    let EventSettings { name, index: _, mapping, bytes_max, future_max_us, lateness_us } = settings;
+    let EventSettings { name, index: _, mapping, schemas, bytes_max, future_max_us, lateness_us } =
+        settings;
     let future_us = if spec.has_broker_time() { *future_max_us } else { 0 };
     format!(
-        "{kind} {name}\n{}\nlateness {lateness_us} max_future {future_us} max_bytes {bytes_max}\nevent {}",
+        "{kind} {name}\n{}\nlateness {lateness_us} max_future {future_us} max_bytes {bytes_max}\nevent {}{}",
         spec.meaning(),
         mapping.meaning(),
+        schemas.meaning(),
     )
 }

@@ -4,21 +4,28 @@
 //! on all events before it in its partition, so [`DecodePlan::judge`] does that afterwards, with the
 //! largest timestamp that the coordinator carries in.
 
+mod cloudevents;
 mod dead;
 mod envelope;
 pub mod scan;
+pub mod schemas;
+mod types;
 
 use std::sync::Arc;
 
-use waterwheel_config::value::{Row, Value};
+use waterwheel_config::value::{ColumnType, Row, Value};
 
+use self::cloudevents::CloudEvents;
 use self::dead::{DeadLetter, dead_row};
 use self::envelope::EnvelopePlan;
 use self::scan::{DEPTH_MAX, PathTrie, ScanError, Scanner, sanitise};
+use self::schemas::Schemas;
 use crate::contract::batch::{RawBatch, RawMessage};
 use crate::contract::epoch::NO_WATERMARK;
-use crate::contract::event::{EventBatch, EventMeta, Field, Projection, Slot, TRACEPARENT};
-use crate::contract::mapping::EventMapping;
+use crate::contract::event::{
+    Envelope, EventBatch, EventMeta, Field, Projection, Slot, TRACEPARENT,
+};
+use crate::contract::mapping::{EventFormat, EventMapping};
 
 /// The longest text that may be a key, in bytes (SPEC 2).
 const KEY_BYTES_MAX: usize = 1024;
@@ -34,8 +41,10 @@ pub struct EventSettings {
     pub name: String,
     /// The index of the source among the deployment's sources.
     pub index: u16,
-    /// Where the envelope comes from.
+    /// How events are written, and where the envelope comes from.
     pub mapping: EventMapping,
+    /// What the events of some types must be like.
+    pub schemas: Arc<Schemas>,
     /// A message larger than this is a dead letter.
     pub bytes_max: u64,
     /// An event further past its broker timestamp is a dead letter.
@@ -50,10 +59,40 @@ pub struct DecodePlan {
     settings: EventSettings,
     name: Arc<str>,
     projection: Projection,
-    trie: PathTrie,
+    reading: Reading,
     envelope: EnvelopePlan,
     /// Several where the events of several sources are read as one.
     payload_slots: Vec<usize>,
+    /// The slots whose values must fit a type.
+    types: Vec<(usize, ColumnType)>,
+    /// Where the event type is, if a schema may go by it.
+    event_type_slot: Option<usize>,
+}
+
+/// How messages are read.
+#[derive(Debug)]
+enum Reading {
+    /// Each as one JSON object, of which these paths are wanted.
+    Json(PathTrie),
+    CloudEvents(CloudEvents),
+}
+
+/// What is wanted of an event besides headers, and the slots for it.
+#[derive(Debug, Default)]
+struct Wanted {
+    /// Paths in the payload.
+    paths: Vec<(Vec<String>, usize)>,
+    /// Attributes of CloudEvents.
+    attributes: Vec<(String, usize)>,
+}
+
+/// The payload of an event once it is checked.
+#[derive(Debug)]
+struct Content {
+    /// Where it is; NULL for a CloudEvent without data.
+    payload: Slot,
+    /// As in [`Scanner::is_hostile`].
+    is_hostile: bool,
 }
 
 /// A decoded batch, before anything is known to be late.
@@ -70,18 +109,43 @@ pub struct Decoded {
 impl DecodePlan {
     /// Plans the decoding of a projection.
     pub fn new(settings: EventSettings, mut projection: Projection) -> Self {
-        let mut trie = PathTrie::default();
-        let envelope = EnvelopePlan::new(&settings.mapping, &mut projection, &mut trie);
-        let mut payload_slots = Vec::new();
+        let event_type_slot = (!settings.schemas.is_empty())
+            .then(|| projection.slot(&Field::Envelope(Envelope::EventType)));
+        let mut wanted = Wanted::default();
+        let envelope = EnvelopePlan::new(&settings.mapping, &mut projection, &mut wanted);
+        let (mut payload_slots, mut types) = (Vec::new(), Vec::new());
         for (slot, field) in projection.fields.iter().enumerate() {
             match field {
-                Field::Path(path) => trie.insert(path, slot),
+                Field::Path(path) => {
+                    wanted.paths.push((path.clone(), slot));
+                    types.extend(projection.types.get(path).map(|kind| (slot, *kind)));
+                }
+                Field::Attribute(name) => wanted.attributes.push((name.clone(), slot)),
                 Field::Payload => payload_slots.push(slot),
-                Field::Envelope(_) | Field::Header(_) => {}
+                Field::Envelope(_) | Field::Header(_) | Field::Fallback(_) => {}
             }
         }
+        let reading = match settings.mapping.format() {
+            EventFormat::CloudEvents => {
+                Reading::CloudEvents(CloudEvents::new(wanted, &mut projection))
+            }
+            EventFormat::Json => {
+                let mut trie = PathTrie::default();
+                wanted.paths.iter().for_each(|(path, slot)| trie.insert(path, *slot));
+                Reading::Json(trie)
+            }
+        };
         let name = settings.name.as_str().into();
-        Self { settings, name, projection, trie, envelope, payload_slots }
+        Self {
+            settings,
+            name,
+            projection,
+            reading,
+            envelope,
+            payload_slots,
+            types,
+            event_type_slot,
+        }
     }
 
     /// Decodes a batch.
@@ -221,22 +285,23 @@ impl DecodePlan {
             return Err(DeadLetter::new("too_large", detail));
         }
         let EventBatch { text, scratch, slots, .. } = batch;
-        let scratch = Arc::make_mut(scratch);
-        let payload = text
-            .get(message.payload.start as usize..message.payload.end as usize)
-            .unwrap_or_default();
-        let mut scanner =
-            Scanner::new(payload.as_bytes(), message.payload.start, &self.trie, scratch);
+        // Only the text of a batch that nobody shares yet is ever added to.
+        let (text, scratch) = (Arc::make_mut(text), Arc::make_mut(scratch));
         let slots = &mut slots[slots_before..];
-        scanner.scan(slots).map_err(explain)?;
-        let is_hostile = scanner.is_hostile;
+        let content = match &self.reading {
+            Reading::Json(trie) => read_json(trie, slots, text, scratch, message)?,
+            Reading::CloudEvents(events) => events.read(slots, text, scratch, message)?,
+        };
         for slot in &self.payload_slots {
-            slots[*slot] = payload_slot(payload, message, is_hostile, scratch);
+            slots[*slot] = payload_slot(&content, text, scratch);
         }
-        if is_hostile {
+        if content.is_hostile {
             self.sanitise_json(slots, text, scratch);
         }
         let timestamp_us = self.envelope.fill(slots, text, scratch, &batch.stream, message)?;
+        for (slot, kind) in &self.types {
+            slots[*slot] = types::fitting(slots[*slot], *kind, text, scratch);
+        }
         if let Some(received_at_us) = message.received_at_us
             && timestamp_us > received_at_us.saturating_add(self.settings.future_max_us)
         {
@@ -247,14 +312,49 @@ impl DecodePlan {
             );
             return Err(DeadLetter { reason: "future", detail, timestamp_us: Some(timestamp_us) });
         }
+        self.check_schema(batch, slots_before, &content).map_err(|detail| DeadLetter {
+            reason: "schema",
+            detail,
+            timestamp_us: Some(timestamp_us),
+        })?;
         self.check_keys(batch, slots_before, timestamp_us)?;
         Ok(timestamp_us)
+    }
+
+    /// What of the payload violates the schema of its event type, if that has one.
+    fn check_schema(
+        &self,
+        batch: &EventBatch,
+        slots_before: usize,
+        content: &Content,
+    ) -> Result<(), String> {
+        let Some(slot) = self.event_type_slot else {
+            return Ok(());
+        };
+        let event_type = batch.val(batch.slots[slots_before + slot]);
+        let Some(event_type) = event_type.canonical_text() else {
+            return Ok(());
+        };
+        if !self.settings.schemas.has(&event_type) {
+            return Ok(());
+        }
+        let mut sane = String::new();
+        let payload = match content.payload {
+            Slot::Json { start, end } if content.is_hostile => {
+                sanitise(batch.text(start..end), &mut sane);
+                sane.as_str()
+            }
+            Slot::Json { start, end } => batch.text(start..end),
+            _ => "null",
+        };
+        self.settings.schemas.violation(&event_type, payload).map_or(Ok(()), Err)
     }
 
     /// Objects and lists are handed on as written, so their escapes must be fit for every sink.
     fn sanitise_json(&self, slots: &mut [Slot], text: &str, scratch: &mut String) {
         for (slot, field) in slots.iter_mut().zip(&self.projection.fields) {
-            if let (Slot::Json { start, end }, Field::Path(_) | Field::Envelope(_)) = (*slot, field)
+            if let Slot::Json { start, end } = *slot
+                && *field != Field::Payload
             {
                 let before = scratch.len() as u32;
                 sanitise(text.get(start as usize..end as usize).unwrap_or_default(), scratch);
@@ -315,18 +415,29 @@ fn trace(text: &str, message: &RawMessage) -> Option<Value> {
     }
 }
 
-fn payload_slot(
-    payload: &str,
-    message: &RawMessage,
-    is_hostile: bool,
+fn read_json(
+    trie: &PathTrie,
+    slots: &mut [Slot],
+    text: &str,
     scratch: &mut String,
-) -> Slot {
-    if !is_hostile {
-        return Slot::Json { start: message.payload.start, end: message.payload.end };
+    message: &RawMessage,
+) -> Result<Content, DeadLetter> {
+    let (start, end) = (message.payload.start, message.payload.end);
+    let payload = text.get(start as usize..end as usize).unwrap_or_default();
+    let mut scanner = Scanner::new(payload.as_bytes(), start, trie, scratch);
+    scanner.scan(slots).map_err(explain)?;
+    Ok(Content { payload: Slot::Json { start, end }, is_hostile: scanner.is_hostile })
+}
+
+fn payload_slot(content: &Content, text: &str, scratch: &mut String) -> Slot {
+    match content.payload {
+        Slot::Json { start, end } if content.is_hostile => {
+            let before = scratch.len() as u32;
+            sanitise(text.get(start as usize..end as usize).unwrap_or_default(), scratch);
+            Slot::ScratchJson { start: before, end: scratch.len() as u32 }
+        }
+        payload => payload,
     }
-    let before = scratch.len() as u32;
-    sanitise(payload, scratch);
-    Slot::ScratchJson { start: before, end: scratch.len() as u32 }
 }
 
 fn explain(error: ScanError) -> DeadLetter {

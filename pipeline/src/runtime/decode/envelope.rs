@@ -3,50 +3,80 @@
 
 use std::fmt::Write;
 
+use waterwheel_config::expr::Number;
 use waterwheel_config::timestamp;
 
+use super::Wanted;
 use super::dead::DeadLetter;
-use super::scan::PathTrie;
 use crate::contract::batch::RawMessage;
 use crate::contract::event::{Envelope, Field, Projection, Slot};
-use crate::contract::mapping::{EventMapping, Origin};
+use crate::contract::mapping::{EventFormat, EventMapping, Origin};
 
-/// The wanted fields of the envelope, by slot. Fields from the payload are filled by the scan.
+/// The wanted fields of the envelope, by slot. What comes from the payload and from attributes is
+/// in its slot already.
 #[derive(Debug)]
 pub(super) struct EnvelopePlan {
-    fields: Vec<(usize, Envelope, Option<Origin>)>,
+    fields: Vec<EnvelopeField>,
     timestamp_slot: usize,
+    /// True where the timestamp comes from what is always text, so that digits are a number.
+    timestamp_is_text: bool,
     /// Headers that are wanted as such.
     headers: Vec<(usize, &'static str)>,
     /// True while nothing maps `id` elsewhere: then a `Nats-Msg-Id` header stands in for it.
     id_falls_back: bool,
 }
 
+#[derive(Debug)]
+struct EnvelopeField {
+    slot: usize,
+    envelope: Envelope,
+    origin: Option<Origin>,
+    /// The slot of what stands in for the field where it is absent.
+    fallback: Option<usize>,
+}
+
 impl EnvelopePlan {
+    /// Plans the wanted fields, and notes which paths and attributes they need.
     pub(super) fn new(
         mapping: &EventMapping,
         projection: &mut Projection,
-        trie: &mut PathTrie,
+        wanted: &mut Wanted,
     ) -> Self {
         // Event time is always needed.
         let timestamp_slot = projection.slot(&Field::Envelope(Envelope::Timestamp));
         let mut fields = Vec::new();
         let mut headers = Vec::new();
-        for (slot, field) in projection.fields.iter().enumerate() {
+        for (slot, field) in projection.fields.clone().iter().enumerate() {
             if let Field::Header(name) = field {
                 headers.push((slot, *name));
+                // The extension for distributed tracing.
+                if mapping.format() == EventFormat::CloudEvents {
+                    wanted.attributes.push(((*name).to_owned(), slot));
+                }
             }
             let Field::Envelope(envelope) = field else {
                 continue;
             };
             let origin = mapping.origin(*envelope);
-            if let Some(Origin::Path(path)) = &origin {
-                trie.insert(path, slot);
+            match &origin {
+                Some(Origin::Path(path)) => wanted.paths.push((path.clone(), slot)),
+                Some(Origin::Attribute(name)) => wanted.attributes.push((name.clone(), slot)),
+                _ => {}
             }
-            fields.push((slot, *envelope, origin));
+            let fallback = mapping.fallback(*envelope).map(|path| {
+                // A slot of its own: the field's own holds what the attribute says.
+                let fallback = projection.slot(&Field::Fallback(*envelope));
+                wanted.paths.push((path, fallback));
+                fallback
+            });
+            fields.push(EnvelopeField { slot, envelope: *envelope, origin, fallback });
         }
         let id_falls_back = mapping.mapped(Envelope::Id).is_none();
-        Self { fields, timestamp_slot, headers, id_falls_back }
+        let timestamp_is_text = matches!(
+            mapping.origin(Envelope::Timestamp),
+            Some(Origin::Header(_) | Origin::SubjectToken(_) | Origin::Literal(_))
+        );
+        Self { fields, timestamp_slot, timestamp_is_text, headers, id_falls_back }
     }
 
     /// Fills what the payload did not; the event's timestamp.
@@ -58,9 +88,12 @@ impl EnvelopePlan {
         stream: &str,
         message: &RawMessage,
     ) -> Result<i64, DeadLetter> {
-        for (slot, envelope, origin) in &self.fields {
+        for EnvelopeField { slot, envelope, origin, fallback } in &self.fields {
             let found = match origin {
-                Some(Origin::Path(_)) => slots[*slot],
+                Some(Origin::Path(_) | Origin::Attribute(_)) => match (slots[*slot], fallback) {
+                    (Slot::Null, Some(fallback)) => slots[*fallback],
+                    (found, _) => found,
+                },
                 Some(Origin::Header(name)) => header(text, message, name),
                 Some(Origin::SubjectToken(token)) => subject_token(text, message, *token),
                 Some(Origin::Literal(literal)) => write(scratch, |out| out.push_str(literal)),
@@ -95,7 +128,11 @@ impl EnvelopePlan {
             };
         }
         for (slot, name) in &self.headers {
-            slots[*slot] = header(text, message, name);
+            match header(text, message, name) {
+                // What an attribute said stays.
+                Slot::Null => {}
+                found => slots[*slot] = found,
+            }
         }
         let timestamp_us = self.timestamp(slots[self.timestamp_slot], text, scratch, message)?;
         slots[self.timestamp_slot] = Slot::Timestamp(timestamp_us);
@@ -127,11 +164,11 @@ impl EnvelopePlan {
             }
             Slot::Text { start, end } => {
                 let written = text.get(start as usize..end as usize).unwrap_or_default();
-                timestamp::parse(written).ok_or_else(|| piece(text, start, end))
+                self.parse(written).ok_or_else(|| piece(text, start, end))
             }
             Slot::Scratch { start, end } => {
                 let written = piece(scratch, start, end);
-                timestamp::parse(&written).ok_or(written)
+                self.parse(&written).ok_or(written)
             }
             Slot::Integer(number) => {
                 timestamp::from_integer(number.into()).ok_or_else(|| number.to_string())
@@ -148,6 +185,15 @@ impl EnvelopePlan {
         };
         read.map_err(unreadable)
     }
+
+    fn parse(&self, written: &str) -> Option<i64> {
+        timestamp::parse(written).or_else(|| match Number::parse(written) {
+            Some(Number::Integer(number)) if self.timestamp_is_text => {
+                timestamp::from_integer(number)
+            }
+            _ => None,
+        })
+    }
 }
 
 fn write(scratch: &mut String, fill: impl FnOnce(&mut String)) -> Slot {
@@ -158,21 +204,26 @@ fn write(scratch: &mut String, fill: impl FnOnce(&mut String)) -> Slot {
 
 /// The first header with this name, in any case.
 pub(super) fn header(text: &str, message: &RawMessage, name: &str) -> Slot {
-    let mut start = message.headers.start as usize;
-    let end = message.headers.end as usize;
-    let all = text.get(start..end).unwrap_or_default();
-    for line in all.split("\r\n") {
-        if let Some((key, value)) = line.split_once(':')
-            && key.eq_ignore_ascii_case(name)
-        {
-            let trimmed = value.trim();
-            let skipped = key.len() + 1 + (value.len() - value.trim_start().len());
-            let from = (start + skipped) as u32;
-            return Slot::Text { start: from, end: from + trimmed.len() as u32 };
-        }
-        start += line.len() + 2;
-    }
-    Slot::Null
+    headers(text, message)
+        .find(|(key, ..)| key.eq_ignore_ascii_case(name))
+        .map_or(Slot::Null, |(_, start, end)| Slot::Text { start, end })
+}
+
+/// Every header: its name, and where its value begins and ends.
+pub(super) fn headers<'t>(
+    text: &'t str,
+    message: &RawMessage,
+) -> impl Iterator<Item = (&'t str, u32, u32)> {
+    let mut at = message.headers.start as usize;
+    let all = text.get(at..message.headers.end as usize).unwrap_or_default();
+    all.split("\r\n").filter_map(move |line| {
+        let start = at;
+        at += line.len() + 2;
+        let (key, value) = line.split_once(':')?;
+        let trimmed = value.trim();
+        let from = start + key.len() + 1 + (value.len() - value.trim_start().len());
+        Some((key, from as u32, (from + trimmed.len()) as u32))
+    })
 }
 
 /// The n-th token of the subject, from 1.

@@ -7,14 +7,47 @@ use super::*;
 use crate::contract::batch::BatchBuilder;
 use crate::contract::event::{Envelope, RawColumns};
 
+mod cloudevents;
+mod declared;
+
 fn settings() -> EventSettings {
     EventSettings {
         name: "events".to_owned(),
         index: 0,
         mapping: EventMapping::default(),
+        schemas: Arc::default(),
         bytes_max: 4096,
         future_max_us: 30_000_000,
         lateness_us: 10_000_000,
+    }
+}
+
+/// The mapping of a source with these keys.
+fn mapping(toml: &str) -> EventMapping {
+    let document = Document::parse("t", toml, Box::new(|_| None));
+    let root = document.root();
+    let mapping = EventMapping::read(&root, EventFormat::read(&root));
+    drop(root);
+    assert!(document.findings.is_empty(), "{}", document.render_findings(false));
+    mapping
+}
+
+/// The event time of a message, or the reason for which it is a dead letter.
+fn event_time(plan: &DecodePlan, headers: &str, payload: &str) -> Result<String, String> {
+    let mut builder = BatchBuilder::new("S".into(), 0);
+    let received_us = 1_800_000_000_000_000;
+    builder.push(
+        1,
+        1,
+        Some(received_us),
+        b"a.1700000000123.c",
+        headers.as_bytes(),
+        payload.as_bytes(),
+    );
+    let decoded = plan.decode(builder.finish(None));
+    match decoded.batch.events.first() {
+        Some(event) => Ok(waterwheel_config::value::format_timestamp(event.timestamp_us)),
+        None => Err(reasons(&decoded.dead).join(" ")),
     }
 }
 
@@ -171,9 +204,7 @@ user_id = "header:X-User"
 source = "'desk'"
 timestamp = "data.ts"
 "#;
-    let document = Document::parse("t", toml, Box::new(|_| None));
-    let mapping = EventMapping::read(&document.root());
-    assert!(document.findings.is_empty());
+    let mapping = mapping(toml);
     let mut projection = Projection::default();
     let columns = RawColumns::project(&mut projection);
     let plan = DecodePlan::new(EventSettings { mapping, ..settings() }, projection);
@@ -184,4 +215,64 @@ timestamp = "data.ts"
     let row = columns.row(&decoded.batch.view(0));
     let plain: Vec<String> = row.values()[..8].iter().map(Value::to_plain).collect();
     assert_eq!(plain, ["k1", "fill", "1970-01-01T00:00:09Z", "u7", "", "", "", "desk"]);
+}
+
+#[test]
+fn timestamps_are_read_in_every_form_wherever_they_are_mapped_from() {
+    let good = [
+        ("2023-11-14T22:13:20Z", "2023-11-14T22:13:20Z"),
+        ("2023-11-14 22:13:20", "2023-11-14T22:13:20Z"),
+        ("2023-11-14T23:13:20.1234567+01:00", "2023-11-14T22:13:20.123456Z"),
+    ];
+    let numbers = [
+        ("1700000000", "2023-11-14T22:13:20Z"),
+        ("1700000000123", "2023-11-14T22:13:20.123Z"),
+        ("1700000000123456", "2023-11-14T22:13:20.123456Z"),
+        ("1700000000123456789", "2023-11-14T22:13:20.123456Z"),
+        ("-1", "1969-12-31T23:59:59Z"),
+    ];
+    let bad = ["", "yesterday", "1.5", "+5", "1e9", "2023-11-14", "99999999999999999999999999"];
+    let plan = |toml: &str| {
+        let settings = EventSettings { mapping: mapping(toml), ..settings() };
+        DecodePlan::new(settings, Projection::default())
+    };
+    let (default, path) = (plan(""), plan("event.timestamp = \"data.at\""));
+    let header = plan("event.timestamp = \"header:X-At\"");
+    let time = |written: &str| Ok(written.to_owned());
+    for (written, read) in good {
+        let text = format!("\"{written}\"");
+        assert_eq!(event_time(&default, "", &format!(r#"{{"timestamp":{text}}}"#)), time(read));
+        assert_eq!(event_time(&path, "", &format!(r#"{{"data":{{"at":{text}}}}}"#)), time(read));
+        assert_eq!(event_time(&header, &format!("x-at: {written}\r\n"), "{}"), time(read));
+        assert_eq!(
+            event_time(&plan(&format!("event.timestamp = \"'{written}'\"")), "", "{}"),
+            time(read)
+        );
+    }
+    for (written, read) in numbers {
+        assert_eq!(event_time(&default, "", &format!(r#"{{"timestamp":{written}}}"#)), time(read));
+        assert_eq!(event_time(&path, "", &format!(r#"{{"data":{{"at":{written}}}}}"#)), time(read));
+        // There everything is text; in the payload a text is one that somebody chose.
+        assert_eq!(event_time(&header, &format!("x-at: {written}\r\n"), "{}"), time(read));
+        let text = format!(r#"{{"timestamp":"{written}"}}"#);
+        assert_eq!(event_time(&default, "", &text), Err("bad_timestamp".to_owned()), "{text}");
+    }
+    for written in bad {
+        let headers = format!("x-at: {written}\r\n");
+        assert_eq!(
+            event_time(&header, &headers, "{}"),
+            Err("bad_timestamp".to_owned()),
+            "{written}"
+        );
+        let text = format!(r#"{{"timestamp":"{written}"}}"#);
+        assert_eq!(event_time(&default, "", &text), Err("bad_timestamp".to_owned()), "{text}");
+    }
+    let token = plan("event.timestamp = \"subject:2\"");
+    assert_eq!(event_time(&token, "", "{}"), time("2023-11-14T22:13:20.123Z"));
+    // What is absent is the broker's.
+    let received = time("2027-01-15T08:00:00Z");
+    let absent = plan("event.timestamp = \"subject:4\"");
+    for plan in [&default, &path, &header, &absent] {
+        assert_eq!(event_time(plan, "x: y\r\n", r#"{"timestamp":null}"#), received);
+    }
 }

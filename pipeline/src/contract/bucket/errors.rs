@@ -54,7 +54,10 @@ impl Bucket {
             format!("cannot {doing} `{}`: {said}", self.address(name))
         };
         let fault = match error {
-            Error::NotFound { .. } if names_bucket(&text) => self.no_bucket(),
+            // To a request for a list the library has no error of its own for it.
+            Error::NotFound { .. } | Error::Generic { .. } if names_bucket(&text) => {
+                self.no_bucket()
+            }
             Error::NotFound { .. } => return Meaning::Missing,
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Fault::stop(what())
                 .help(

@@ -56,6 +56,12 @@ fn errors_have_their_remedy() {
         let is_unknown = fault.outcome == Outcome::Unknown;
         assert_eq!(is_unknown, remedy == Remedy::Retry, "{fault}");
     }
+    // As it comes from listing.
+    let body = xml("NoSuchBucket", "None.");
+    let source = format!("Server returned non-2xx status code: 404 Not Found: {body}").into();
+    let fault = bucket.fault(&Error::Generic { store: "S3", source }, "list", "x");
+    assert_eq!(fault.remedy, Remedy::Stop, "{fault}");
+    assert!(fault.message.contains("there is no bucket"), "{fault}");
     let missing = error("404 Not Found", &xml("NoSuchKey", "None."));
     assert!(matches!(bucket.meaning(&missing, "read", "x"), Meaning::Missing));
 }

@@ -48,6 +48,10 @@ fn errors_have_their_remedy() {
         ("400 Bad Request", xml("InvalidRequest", "No."), Remedy::Stop, "InvalidRequest: No."),
     ] {
         let fault = bucket.fault(&error(status, &body), "write", "x");
+        let below = bucket.below("y/z").fault(&error(status, &body), "write", "x");
+        // It would be told once for every part of the bucket.
+        let is_one = remedy != Remedy::Retry || below.message == fault.message;
+        assert!(is_one, "{fault}, {below}");
         assert_eq!(fault.remedy, remedy, "{fault}");
         assert!(fault.message.contains(told), "{fault}");
         assert!(!fault.message.contains("canary"), "{fault}");

@@ -191,7 +191,7 @@ fn a_store_that_is_down_is_waited_for() {
     }
     // What lasts shorter is not worth a word.
     let (heard, before) = (running.said().len(), stage.commits());
-    stage.s3.be_busy(3);
+    stage.s3.be_busy(3, "/");
     stage.s3.lose_answers(3);
     stage.allow(300);
     stage.wait_entries(before, 2, &mut running);
@@ -209,6 +209,32 @@ fn a_store_that_is_down_is_waited_for() {
 }
 
 #[test]
+fn a_write_that_fails_is_not_taken_for_done() {
+    let mut stage = Stage::new(5_000);
+    let mut running = stage.deployment(2).start();
+    // A file, the entry that commits it, and the copy that makes it visible.
+    for word in ["/staging/part-", "/log/commit-", "/tables/events/date"] {
+        let before = stage.commits();
+        stage.wait_entries(before, 2, &mut running);
+        let heard = running.said().len();
+        // All attempts of one request.
+        stage.s3.be_busy(9, word);
+        stage.allow(100);
+        wait_until("the failure is told", || {
+            running.assert_running();
+            running.said()[heard..].contains("does not serve: SlowDown")
+        });
+        let before = stage.commits();
+        stage.wait_entries(before, 2, &mut running);
+    }
+    let ending = running.terminate();
+    assert_eq!(ending.status.code(), Some(0), "{}", ending.stderr);
+    assert_no_secret(&ending);
+    stage.finish();
+    assert_eq!(stage.s3.names(STAGING), Vec::<String>::new(), "strays");
+}
+
+#[test]
 fn memory_is_bounded_while_a_store_is_down() {
     const TEXT: &str = "name = \"p\"\n[engine]\nworkers = 1\n\
         checkpoint = { path = \"s3://lake/state\", every = \"1s\" }\n\
@@ -219,7 +245,8 @@ fn memory_is_bounded_while_a_store_is_down() {
     let deployment = s3.known_to(Deployment::new(directory.path(), TEXT));
     let mut running = deployment.start();
     let commits = || s3.names("x/_waterwheel/p.lake/log/").len();
-    wait_until("the sink is claimed", || commits() > 0);
+    // The claim, and rows.
+    wait_until("something is committed", || commits() > 2);
     s3.down();
     wait_until("the store is missed", || running.said().contains("no answer from the store of"));
     // Whatever there is room for comes, and then nothing.
@@ -238,7 +265,7 @@ fn memory_is_bounded_while_a_store_is_down() {
     assert!(most < 1024, "{most} MiB");
     s3.up();
     let before = commits();
-    wait_until("it goes on", || commits() > before + 1);
+    wait_until("it goes on", || commits() > before + 2);
     let ending = running.terminate();
     assert_eq!(ending.status.code(), Some(0), "{}", ending.stderr);
     assert_no_secret(&ending);

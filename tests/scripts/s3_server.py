@@ -1,8 +1,8 @@
 """An S3 server on this machine, in memory: `s3_server.py PORT_FILE KEY_ID BUCKET`.
 
 Writes its port to PORT_FILE once it listens, and then reads commands from its standard input: `down`
-closes the port, `up` opens it again, `busy N` answers the next N requests with 503, `lose N` carries
-out the next N writes and gives no answer, `hold WORD` lets the next write with that word in its name
+closes the port, `up` opens it again, `busy N WORD` answers the next N requests with that word in
+their name with 503, `lose N` carries out the next N writes and gives no answer, `hold WORD` lets the next write with that word in its name
 wait (`held` prints whether one does) until `release` carries it out, `list` prints the names of all
 objects, `fetch DIRECTORY PREFIX` writes those below a prefix there, `damage NAME` changes a bit of
 one, and `copy FROM TO` adds one. It ends with its input. Requests are carried out one by one, so that
@@ -24,6 +24,7 @@ port_file, key_id, bucket = sys.argv[1:]
 moto = create_backend_app("s3")
 lock = threading.Lock()
 faults = {"busy": 0, "lose": 0}
+busy_with = ""
 is_down = threading.Event()
 hold = {"word": None, "held": False, "released": threading.Event()}
 
@@ -67,7 +68,7 @@ def application(environ, start_response):
     with lock:
         if is_down.is_set():
             drop(environ)
-        if faults["busy"] > 0:
+        if faults["busy"] > 0 and busy_with in environ["PATH_INFO"]:
             faults["busy"] -= 1
             return refuse(start_response, "503 Slow Down", "SlowDown", "Reduce your rate.")
         answer = list(moto(environ, start_response))
@@ -126,4 +127,5 @@ for line in sys.stdin:
                 hold["released"].set()
             else:
                 faults[command] = int(rest[0])
+                busy_with = rest[1] if command == "busy" else busy_with
     print(answer, flush=True)

@@ -69,9 +69,9 @@ impl S3Server {
         self.tell("up");
     }
 
-    /// Answers the next requests with 503.
-    pub(crate) fn be_busy(&self, requests: u64) {
-        self.tell(&format!("busy {requests}"));
+    /// Answers the next requests with this word in their name with 503.
+    pub(crate) fn be_busy(&self, requests: u64, word: &str) {
+        self.tell(&format!("busy {requests} {word}"));
     }
 
     /// Carries out the next writes without an answer.

@@ -16,7 +16,7 @@ use crate::support::rounds::Chance;
 mod commit_cuts;
 mod crash_points;
 mod kills;
-mod load;
+pub(crate) mod load;
 mod lost_progress;
 mod results;
 mod seeded_bugs;

@@ -21,6 +21,7 @@ mod latency;
 mod layers;
 mod logins;
 mod multisource;
+mod object_stores;
 mod rebuild;
 mod rehearsals;
 mod restart;

@@ -19,7 +19,7 @@ use crate::support::stream::block_on;
 const ACKNOWLEDGED: Duration = Duration::from_millis(500);
 
 /// Publishes until it is stopped or the events run out.
-pub(super) struct Load {
+pub(crate) struct Load {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Result<(), String>>>,
 }
@@ -34,7 +34,7 @@ struct Shared {
 }
 
 impl Load {
-    pub(super) fn start(url: String, lines: Arc<Vec<Vec<u8>>>, seed: u64) -> Self {
+    pub(crate) fn start(url: String, lines: Arc<Vec<Vec<u8>>>, seed: u64) -> Self {
         let shared = Arc::new(Shared {
             url,
             lines,
@@ -48,24 +48,24 @@ impl Load {
     }
 
     /// Lets so many more messages come in bursts.
-    pub(super) fn allow(&self, count: usize) {
+    pub(crate) fn allow(&self, count: usize) {
         let from = self.published().max(self.shared.allowed.load(Ordering::Relaxed));
         self.shared.allowed.store(from + count, Ordering::Relaxed);
     }
 
     /// How many messages the stream has acknowledged.
-    pub(super) fn published(&self) -> usize {
+    pub(crate) fn published(&self) -> usize {
         self.shared.published.load(Ordering::SeqCst)
     }
 
     /// True while there is more to publish, and nothing has gone wrong.
-    pub(super) fn goes_on(&self) -> bool {
+    pub(crate) fn goes_on(&self) -> bool {
         let is_over = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
         !is_over && self.published() < self.shared.lines.len()
     }
 
     /// Ends it; how many messages the stream holds.
-    pub(super) fn stop(mut self) -> Result<usize, String> {
+    pub(crate) fn stop(mut self) -> Result<usize, String> {
         self.shared.is_over.store(true, Ordering::Relaxed);
         let ended = self.thread.take().map(JoinHandle::join);
         match ended {

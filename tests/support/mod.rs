@@ -7,6 +7,7 @@ pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod rounds;
 pub(crate) mod rows;
+pub(crate) mod s3_server;
 pub(crate) mod stream;
 pub(crate) mod trading;
 pub(crate) mod waterwheel;

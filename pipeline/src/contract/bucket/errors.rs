@@ -42,6 +42,13 @@ impl Bucket {
         }
     }
 
+    /// The bucket alone: what its store does concerns every part of it, and is told once.
+    fn root(&self) -> &str {
+        let name = self.url.find("://").map_or(0, |at| at + 3);
+        let end = self.url[name..].find('/').map_or(self.url.len(), |at| name + at);
+        &self.url[..end]
+    }
+
     fn no_bucket(&self) -> Fault {
         Fault::stop(format!("there is no bucket for `{}`", self.url))
             .help("create it, or correct `path`; waterwheel creates no buckets")
@@ -54,7 +61,10 @@ impl Bucket {
             format!("cannot {doing} `{}`: {said}", self.address(name))
         };
         let fault = match error {
-            Error::NotFound { .. } if names_bucket(&text) => self.no_bucket(),
+            // To a request for a list the library has no error of its own for it.
+            Error::NotFound { .. } | Error::Generic { .. } if names_bucket(&text) => {
+                self.no_bucket()
+            }
             Error::NotFound { .. } => return Meaning::Missing,
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Fault::stop(what())
                 .help(
@@ -77,7 +87,8 @@ impl Bucket {
                 HttpErrorKind::Timeout => "no answer in time".to_owned(),
                 _ => innermost(http),
             };
-            let fault = Fault::retry(format!("no answer from the store of `{}`: {why}", self.url));
+            let fault =
+                Fault::retry(format!("no answer from the store of `{}`: {why}", self.root()));
             return if text.contains("169.254.169.254") || text.contains("metadata") {
                 Fault::retry(format!("no credentials for `{}`: {why}", self.url)).help(
                     "set them in the environment: this machine's own service for credentials \
@@ -91,7 +102,7 @@ impl Bucket {
             // 408: the request was too slow; 429: too many.
             Some(408 | 409 | 429 | 500..) => Fault::retry(format!(
                 "the store of `{}` does not serve: {}",
-                self.url,
+                self.root(),
                 said(text).unwrap_or_else(|| innermost(error))
             ))
             .unknown_outcome(),

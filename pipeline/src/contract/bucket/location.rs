@@ -58,10 +58,13 @@ pub fn place(section: &Section<'_>, example: &str) -> Option<Place> {
         return None;
     }
     match open(&path, insecure.is_some_and(|insecure| insecure.value)) {
-        // It writes and reads there, and nothing has shown yet that it loses nothing on the way.
-        Ok(bucket) => {
-            let message = format!("`{bucket}`: object stores are not built yet");
-            let help = format!("name a directory, such as \"{example}\"");
+        Ok(bucket) if scheme == "s3" => Some(Place::Bucket(bucket)),
+        // A store is written to once a test has shown that kills and takeovers lose nothing there.
+        Ok(_) => {
+            let message = format!("`{scheme}://` is not built yet: of object stores, `s3://` is");
+            let help = format!(
+                "use a bucket with the interface of S3, or a directory such as \"{example}\""
+            );
             findings.error_help(path.span, message, help);
             None
         }

@@ -48,6 +48,10 @@ fn errors_have_their_remedy() {
         ("400 Bad Request", xml("InvalidRequest", "No."), Remedy::Stop, "InvalidRequest: No."),
     ] {
         let fault = bucket.fault(&error(status, &body), "write", "x");
+        let below = bucket.below("y/z").fault(&error(status, &body), "write", "x");
+        // It would be told once for every part of the bucket.
+        let is_one = remedy != Remedy::Retry || below.message == fault.message;
+        assert!(is_one, "{fault}, {below}");
         assert_eq!(fault.remedy, remedy, "{fault}");
         assert!(fault.message.contains(told), "{fault}");
         assert!(!fault.message.contains("canary"), "{fault}");
@@ -56,6 +60,12 @@ fn errors_have_their_remedy() {
         let is_unknown = fault.outcome == Outcome::Unknown;
         assert_eq!(is_unknown, remedy == Remedy::Retry, "{fault}");
     }
+    // As it comes from listing.
+    let body = xml("NoSuchBucket", "None.");
+    let source = format!("Server returned non-2xx status code: 404 Not Found: {body}").into();
+    let fault = bucket.fault(&Error::Generic { store: "S3", source }, "list", "x");
+    assert_eq!(fault.remedy, Remedy::Stop, "{fault}");
+    assert!(fault.message.contains("there is no bucket"), "{fault}");
     let missing = error("404 Not Found", &xml("NoSuchKey", "None."));
     assert!(matches!(bucket.meaning(&missing, "read", "x"), Meaning::Missing));
 }

@@ -58,15 +58,16 @@ pub fn place(section: &Section<'_>, example: &str) -> Option<Place> {
         return None;
     }
     match open(&path, insecure.is_some_and(|insecure| insecure.value)) {
-        Ok(bucket) if scheme == "s3" => Some(Place::Bucket(bucket)),
-        // A store is written to once a test has shown that kills and takeovers lose nothing there.
-        Ok(_) => {
-            let message = format!("`{scheme}://` is not built yet: of object stores, `s3://` is");
-            let help = format!(
-                "use a bucket with the interface of S3, or a directory such as \"{example}\""
-            );
-            findings.error_help(path.span, message, help);
-            None
+        Ok(bucket) => {
+            if scheme != "s3" {
+                let message = format!(
+                    "`{scheme}://` is written to as `s3://` is, but has been tried far less"
+                );
+                let help = "of object stores, only those with the interface of S3 have been tested under \
+                            kills and takeovers";
+                findings.warning(path.span, message, help);
+            }
+            Some(Place::Bucket(bucket))
         }
         Err((message, help)) => {
             match help {

@@ -18,6 +18,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// | `parquet.stray.removed` | a start after a crash that left a file behind in `staging/` |
 /// | `parquet.file.published` | a start after a crash between a commit and its files' renaming |
 /// | `parquet.entry.pruned` | the 101st commit |
+/// | `postgres.clean.guarded`, `postgres.clean.removed`, `postgres.clean.committed` | `retain` on postgres |
 /// | `idle.decided`, `idle.log.written`, `idle.log.durable` | a source with `idle_after` that is silent |
 pub const POINTS: &[&str] = &[
     "intake.opened",
@@ -46,6 +47,11 @@ pub const POINTS: &[&str] = &[
     // COMMIT is on its way, and nobody has seen its answer.
     "postgres.commit.sent",
     "postgres.commit.done",
+    // A step of cleaning holds the progress.
+    "postgres.clean.guarded",
+    // Old rows or a partition are removed in its transaction.
+    "postgres.clean.removed",
+    "postgres.clean.committed",
     "parquet.claimed",
     "parquet.rows.kept",
     "parquet.file.created",
@@ -98,6 +104,8 @@ pub const SEEDED_BUGS: &[(&str, &str)] = &[
         "guard-does-not-raise",
         "postgres: the guard of a stale instance moves nothing, and its rows commit all the same",
     ),
+    ("clean-unfenced", "postgres: cleaning does not ask whether the instance is the newest"),
+    ("clean-ignores-period", "postgres: cleaning takes rows that are a day too young"),
     ("visible-before-manifest", "parquet: files become visible before the entry that names them"),
     ("manifest-not-exclusive", "parquet: an entry of the log replaces one that has its number"),
     ("keeps-stray-files", "parquet: what a crash left in the staging directory stays there"),

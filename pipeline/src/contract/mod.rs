@@ -14,6 +14,7 @@ pub mod mapping;
 pub mod nats;
 pub mod operator;
 pub mod position;
+pub mod retain;
 pub mod sink;
 pub mod source;
 pub mod state;

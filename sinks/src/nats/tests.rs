@@ -57,7 +57,7 @@ fn context() -> SinkContext {
         time: None,
     };
     let input =
-        SinkInput { name: "volume".into(), role: InputRole::Operator, schema: Arc::new(schema) };
+        SinkInput { name: "volume".into(), role: InputRole::Operator, schema: Arc::new(schema), granularities: vec![] };
     SinkContext {
         pipeline: "trading".into(),
         sink: "results".into(),

@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::sink::ClaimError;
 
@@ -53,6 +54,10 @@ pub(super) struct Entry {
     /// there; zero once they are gone.
     #[serde(default, skip_serializing_if = "is_zero")]
     emptied: u64,
+    /// Committed files, below the sink's `path`, that were too old and are removed, or will be.
+    /// Entries repeat them until the files are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) removed: Vec<String>,
     /// Over the entry with this field empty.
     checksum: String,
 }
@@ -150,6 +155,7 @@ impl Log {
             generation,
             instance: self.instance.clone(),
             emptied: last.as_ref().map_or(0, |last| last.emptied),
+            removed: last.as_ref().map_or_else(Vec::new, |last| last.removed.clone()),
             progress: last.and_then(|last| last.progress),
             files: Vec::new(),
             checksum: String::new(),
@@ -159,53 +165,125 @@ impl Log {
 
     /// Writes a commit: once this returns, it is durable.
     pub(super) fn append(&mut self, progress: Progress, files: Vec<DataFile>) -> Result<(), Fault> {
-        let last = self.own.as_ref().ok_or_else(|| Fault::halt("the sink was never claimed"))?;
-        let number = last.number + 1;
-        let entry = Entry {
+        self.follow(|last, number| Entry {
             version: VERSION,
             number,
             first: last.first.max(number.saturating_sub(KEPT_ENTRIES - 1)),
             generation: last.generation,
-            instance: self.instance.clone(),
-            progress: Some(progress),
-            files,
+            instance: last.instance.clone(),
+            progress: Some(progress.clone()),
+            files: files.clone(),
             emptied: 0,
+            removed: last.removed.clone(),
             checksum: String::new(),
-        };
-        let entry = entry.sealed()?;
-        match self.place(&entry)? {
-            Placed::Newest => self.own = Some(entry),
-            Placed::Taken => return Err(self.superseded()?),
-            Placed::Overtaken => return Err(self.superseded()?.unknown_outcome()),
-        }
+        })?;
         self.prune();
         Ok(())
+    }
+
+    /// Writes an entry behind the last one of this instance. Where somebody who is no instance has
+    /// noted removals in its name ([`Log::note_removed`]), they are taken over, and it comes behind
+    /// them.
+    fn follow(&mut self, make: impl Fn(&Entry, u64) -> Entry) -> Result<(), Fault> {
+        for _ in 0..CLAIM_ATTEMPTS {
+            let last = self.own.as_ref().ok_or_else(|| Fault::halt("the sink was never claimed"))?;
+            let entry = make(last, last.number + 1).sealed()?;
+            match self.place(&entry)? {
+                Placed::Newest => {
+                    self.own = Some(entry);
+                    return Ok(());
+                }
+                Placed::Taken if self.adopts()? => {}
+                Placed::Taken => return Err(self.superseded()?),
+                Placed::Overtaken if self.adopts().map_err(Fault::unknown_outcome)? => return Ok(()),
+                Placed::Overtaken => return Err(self.superseded()?.unknown_outcome()),
+            }
+        }
+        Err(self.superseded()?)
+    }
+
+    /// Takes over the newest entry if it was written in the name of this instance.
+    fn adopts(&mut self) -> Result<bool, Fault> {
+        let newest = self.newest()?.filter(|newest| newest.instance == self.instance);
+        let adopts = newest.is_some();
+        if adopts {
+            self.own = newest;
+        }
+        Ok(adopts)
+    }
+
+    /// Notes, in the name of whoever owns the log, that committed files are removed: once this
+    /// returns, that is durable, and they may go. Nothing else of the newest entry changes, so that
+    /// its owner can go on. The files are chosen anew for the entry behind which the note comes;
+    /// `None` where there is nothing to remove.
+    pub(super) fn note_removed(
+        &mut self,
+        choose: impl Fn(&Entry) -> Result<Vec<String>, Fault>,
+    ) -> Result<Option<Vec<String>>, Fault> {
+        for _ in 0..CLAIM_ATTEMPTS {
+            // An instance asks behind its own entry: a newer one has taken the number then.
+            if self.own.is_some() {
+                let is_own = self.adopts()?;
+                if !is_own && !failpoint::has_bug("clean-unfenced") {
+                    return Err(self.superseded()?);
+                }
+            }
+            let Some(newest) = self.newest()? else { return Ok(None) };
+            let chosen = choose(&newest)?;
+            if chosen.is_empty() {
+                return Ok(None);
+            }
+            let (generation, instance) = (newest.generation, newest.instance.clone());
+            let mut entry = self.repeat(Some(newest), generation)?;
+            let known = std::mem::take(&mut entry.removed);
+            entry.removed.clone_from(&chosen);
+            entry.removed.extend(known.into_iter().filter(|file| !chosen.contains(file)));
+            entry.instance = instance;
+            let entry = entry.sealed()?;
+            match self.place(&entry)? {
+                Placed::Newest => {
+                    if self.own.is_some() {
+                        self.own = Some(entry);
+                    }
+                    return Ok(Some(chosen));
+                }
+                // Its owner went on from there, and has taken it over.
+                Placed::Overtaken => return Ok(Some(chosen)),
+                Placed::Taken => {}
+            }
+        }
+        let directory = self.store.show(&self.directory);
+        Err(Fault::retry(format!("nothing can be noted in `{directory}`: others write all the time")))
+    }
+
+    /// The files whose removal was noted and is perhaps not finished.
+    pub(super) fn removed(&self) -> &[String] {
+        self.own.as_ref().map_or(&[], |own| &own.removed)
+    }
+
+    /// Those files are gone: the next entry need not name them.
+    pub(super) fn removal_finished(&mut self) {
+        if let Some(own) = &mut self.own {
+            own.removed.clear();
+        }
     }
 
     /// Writes that the sink holds nothing any more and begins with this progress: once this returns,
     /// that is durable, and the files of all earlier entries are to be removed.
     pub(super) fn reset(&mut self, begin: Progress) -> Result<(), Fault> {
-        let last = self.own.as_ref().ok_or_else(|| Fault::halt("the sink was never claimed"))?;
-        let number = last.number + 1;
-        let entry = Entry {
+        self.follow(|last, number| Entry {
             version: VERSION,
             number,
             // What was committed before no longer counts, wherever its files are.
             first: number,
             generation: last.generation,
-            instance: self.instance.clone(),
-            progress: Some(begin),
+            instance: last.instance.clone(),
+            progress: Some(begin.clone()),
             files: Vec::new(),
             emptied: number,
+            removed: Vec::new(),
             checksum: String::new(),
-        };
-        let entry = entry.sealed()?;
-        match self.place(&entry)? {
-            Placed::Newest => self.own = Some(entry),
-            Placed::Taken => return Err(self.superseded()?),
-            Placed::Overtaken => return Err(self.superseded()?.unknown_outcome()),
-        }
-        Ok(())
+        })
     }
 
     /// The number of the entry that emptied the sink, while files of earlier ones may be there.

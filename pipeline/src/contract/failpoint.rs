@@ -19,6 +19,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// | `parquet.file.published` | a start after a crash between a commit and its files' renaming |
 /// | `parquet.entry.pruned` | the 101st commit |
 /// | `postgres.clean.guarded`, `postgres.clean.removed`, `postgres.clean.committed` | `retain` on postgres |
+/// | `parquet.clean.noted`, `parquet.clean.removed`, `parquet.clean.done` | `retain` on parquet |
 /// | `idle.decided`, `idle.log.written`, `idle.log.durable` | a source with `idle_after` that is silent |
 pub const POINTS: &[&str] = &[
     "intake.opened",
@@ -68,6 +69,10 @@ pub const POINTS: &[&str] = &[
     "parquet.stray.removed",
     "parquet.file.published",
     "parquet.entry.pruned",
+    // Old files are noted in the log, and still there.
+    "parquet.clean.noted",
+    "parquet.clean.removed",
+    "parquet.clean.done",
     "nats.sink.claimed",
     "nats.sink.batch.begun",
     // The first message of a batch is answered.
@@ -104,8 +109,8 @@ pub const SEEDED_BUGS: &[(&str, &str)] = &[
         "guard-does-not-raise",
         "postgres: the guard of a stale instance moves nothing, and its rows commit all the same",
     ),
-    ("clean-unfenced", "postgres: cleaning does not ask whether the instance is the newest"),
-    ("clean-ignores-period", "postgres: cleaning takes rows that are a day too young"),
+    ("clean-unfenced", "cleaning does not ask whether the instance is the newest"),
+    ("clean-ignores-period", "cleaning takes rows that are a day too young"),
     ("visible-before-manifest", "parquet: files become visible before the entry that names them"),
     ("manifest-not-exclusive", "parquet: an entry of the log replaces one that has its number"),
     ("keeps-stray-files", "parquet: what a crash left in the staging directory stays there"),

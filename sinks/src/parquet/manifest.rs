@@ -247,8 +247,15 @@ impl Log {
                     }
                     return Ok(Some(chosen));
                 }
-                // Its owner went on from there, and has taken it over.
-                Placed::Overtaken => return Ok(Some(chosen)),
+                // Its owner went on from there, and has taken it over, unless it came too late to
+                // count.
+                Placed::Overtaken => {
+                    let newest = self.newest()?;
+                    let is_noted = |file| newest.iter().any(|newest| newest.removed.contains(file));
+                    if chosen.iter().all(is_noted) {
+                        return Ok(Some(chosen));
+                    }
+                }
                 Placed::Taken => {}
             }
         }

@@ -21,6 +21,7 @@ mod multisource;
 mod rebuild;
 mod rehearsals;
 mod restart;
+mod retention_of_sinks;
 mod secrets;
 mod source_faults;
 mod support;

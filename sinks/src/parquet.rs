@@ -211,12 +211,10 @@ impl Sink for ParquetSink {
     }
 
     async fn tick(&mut self) -> Result<Option<Progress>, Fault> {
-        self.step(
-            |plan, owned, now| {
-                owned.finish_removal(plan)?;
-                if owned.due(plan, now) { owned.make_durable(plan) } else { Ok(()) }
-            },
-        )
+        self.step(|plan, owned, now| {
+            owned.finish_removal(plan)?;
+            if owned.due(plan, now) { owned.make_durable(plan) } else { Ok(()) }
+        })
     }
 
     fn expect(&mut self, fingerprint: &str) {

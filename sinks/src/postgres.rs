@@ -9,6 +9,7 @@
 //! table.volume = "live.volume"           # default: the input's name, in the schema `public`
 //! indexes = true                         # for raw events; false leaves the secondary ones out
 //! tls_ca = "ca.pem"                      # default: the system's certificates
+//! retain = "90d"                         # removes what is older; or { "1m" = "365d", "1h" = "2y" }
 //! ```
 //!
 //! Postgres 15 or later, encoding UTF8. Schemas, tables and views that are missing are created.
@@ -148,7 +149,8 @@ fn plan_tables(
             Some(name) => (name.value.as_str(), name.span.clone()),
             None => (input.name.as_str(), section.word_in("from", &input.name)),
         };
-        let table = TableName::parse(text).and_then(|name| Table::new(name, input, indexes, retain));
+        let table =
+            TableName::parse(text).and_then(|name| Table::new(name, input, indexes, retain));
         let table = match table {
             Ok(table) => table,
             Err(message) => {

@@ -109,7 +109,6 @@ pub const SEEDED_BUGS: &[(&str, &str)] = &[
         "guard-does-not-raise",
         "postgres: the guard of a stale instance moves nothing, and its rows commit all the same",
     ),
-    ("clean-unfenced", "cleaning does not ask whether the instance is the newest"),
     ("clean-ignores-period", "cleaning takes rows that are a day too young"),
     ("visible-before-manifest", "parquet: files become visible before the entry that names them"),
     ("manifest-not-exclusive", "parquet: an entry of the log replaces one that has its number"),

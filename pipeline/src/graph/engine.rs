@@ -2,8 +2,8 @@
 
 use waterwheel_config::section::Section;
 
-use super::{CheckpointSettings, ReportTo};
 use super::tables::KEYS;
+use super::{CheckpointSettings, ReportTo};
 use crate::contract::bucket::{Place, place};
 use crate::contract::nats::{self, subject};
 

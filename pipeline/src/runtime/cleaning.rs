@@ -82,7 +82,13 @@ fn log(sink: &str, removed: &[Cleaned]) {
         let Cleaned { place, granularity, rows, partitions, files, before_us, .. } = cleaned;
         let windows = granularity.as_deref().map(|it| format!(" ({it})")).unwrap_or_default();
         let before = format_timestamp(*before_us);
-        tracing::info!(sink, rows, partitions, files, "removed from {place}{windows} what is before {before}");
+        tracing::info!(
+            sink,
+            rows,
+            partitions,
+            files,
+            "removed from {place}{windows} what is before {before}"
+        );
     }
 }
 
@@ -136,7 +142,10 @@ async fn all(sink: &mut dyn Sink, name: &str, removed: &mut Vec<Cleaned>) -> Res
                 }
             }
             Err(fault) if fault.remedy == Remedy::Retry => {
-                tracing::warn!(help = fault.help.as_deref(), "sink `{name}`: {fault}; waiting for it");
+                tracing::warn!(
+                    help = fault.help.as_deref(),
+                    "sink `{name}`: {fault}; waiting for it"
+                );
                 backoff.wait().await;
             }
             Err(fault) => return Err(fault),
@@ -286,6 +295,9 @@ mod tests {
         let mut removed = Vec::new();
         let script = [Err(Fault::retry("down")), Ok(some(3)), Ok(some(4)), Err(Fault::stop("x"))];
         let fault = all(&mut Scripted(script.into(), 0), "s", &mut removed).await.unwrap_err();
-        assert_eq!((fault.remedy, removed[0].rows, removed[0].partitions), (Remedy::Stop, Some(7), 2));
+        assert_eq!(
+            (fault.remedy, removed[0].rows, removed[0].partitions),
+            (Remedy::Stop, Some(7), 2)
+        );
     }
 }

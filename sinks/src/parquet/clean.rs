@@ -65,19 +65,20 @@ impl Plan {
         failpoint::reach("parquet.clean.noted");
         self.store.remove_below(&files)?;
         failpoint::reach("parquet.clean.done");
-        let told = |((input, granularity, before_us), files): ((&str, Option<&str>, i64), Vec<String>)| {
-            let directories: BTreeSet<&str> =
-                files.iter().filter_map(|file| Some(file.rsplit_once('/')?.0)).collect();
-            Cleaned {
-                input: input.to_owned(),
-                place: self.store.show(input),
-                granularity: granularity.map(str::to_owned),
-                before_us,
-                rows: None,
-                partitions: directories.len() as u64,
-                files: files.len() as u64,
-            }
-        };
+        let told =
+            |((input, granularity, before_us), files): ((&str, Option<&str>, i64), Vec<String>)| {
+                let directories: BTreeSet<&str> =
+                    files.iter().filter_map(|file| Some(file.rsplit_once('/')?.0)).collect();
+                Cleaned {
+                    input: input.to_owned(),
+                    place: self.store.show(input),
+                    granularity: granularity.map(str::to_owned),
+                    before_us,
+                    rows: None,
+                    partitions: directories.len() as u64,
+                    files: files.len() as u64,
+                }
+            };
         let removed = old.into_inner().into_iter().map(told).collect();
         Ok(Cleaning { removed, is_done: false })
     }

@@ -5,9 +5,10 @@
 //! too (without files, repeating the progress), so that it takes the number under which an older
 //! instance would commit next: that instance's commit then fails, however late it comes.
 
+mod removals;
+
 use serde::{Deserialize, Serialize};
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
-use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::sink::ClaimError;
 
@@ -186,7 +187,8 @@ impl Log {
     /// them.
     fn follow(&mut self, make: impl Fn(&Entry, u64) -> Entry) -> Result<(), Fault> {
         for _ in 0..CLAIM_ATTEMPTS {
-            let last = self.own.as_ref().ok_or_else(|| Fault::halt("the sink was never claimed"))?;
+            let last =
+                self.own.as_ref().ok_or_else(|| Fault::halt("the sink was never claimed"))?;
             let entry = make(last, last.number + 1).sealed()?;
             match self.place(&entry)? {
                 Placed::Newest => {
@@ -195,7 +197,9 @@ impl Log {
                 }
                 Placed::Taken if self.adopts()? => {}
                 Placed::Taken => return Err(self.superseded()?),
-                Placed::Overtaken if self.adopts().map_err(Fault::unknown_outcome)? => return Ok(()),
+                Placed::Overtaken if self.adopts().map_err(Fault::unknown_outcome)? => {
+                    return Ok(());
+                }
                 Placed::Overtaken => return Err(self.superseded()?.unknown_outcome()),
             }
         }
@@ -210,69 +214,6 @@ impl Log {
             self.own = newest;
         }
         Ok(adopts)
-    }
-
-    /// Notes, in the name of whoever owns the log, that committed files are removed: once this
-    /// returns, that is durable, and they may go. Nothing else of the newest entry changes, so that
-    /// its owner can go on. The files are chosen anew for the entry behind which the note comes;
-    /// `None` where there is nothing to remove.
-    pub(super) fn note_removed(
-        &mut self,
-        choose: impl Fn(&Entry) -> Result<Vec<String>, Fault>,
-    ) -> Result<Option<Vec<String>>, Fault> {
-        for _ in 0..CLAIM_ATTEMPTS {
-            // An instance asks behind its own entry: a newer one has taken the number then.
-            if self.own.is_some() {
-                let is_own = self.adopts()?;
-                if !is_own && !failpoint::has_bug("clean-unfenced") {
-                    return Err(self.superseded()?);
-                }
-            }
-            let Some(newest) = self.newest()? else { return Ok(None) };
-            let chosen = choose(&newest)?;
-            if chosen.is_empty() {
-                return Ok(None);
-            }
-            let (generation, instance) = (newest.generation, newest.instance.clone());
-            let mut entry = self.repeat(Some(newest), generation)?;
-            let known = std::mem::take(&mut entry.removed);
-            entry.removed.clone_from(&chosen);
-            entry.removed.extend(known.into_iter().filter(|file| !chosen.contains(file)));
-            entry.instance = instance;
-            let entry = entry.sealed()?;
-            match self.place(&entry)? {
-                Placed::Newest => {
-                    if self.own.is_some() {
-                        self.own = Some(entry);
-                    }
-                    return Ok(Some(chosen));
-                }
-                // Its owner went on from there, and has taken it over, unless it came too late to
-                // count.
-                Placed::Overtaken => {
-                    let newest = self.newest()?;
-                    let is_noted = |file| newest.iter().any(|newest| newest.removed.contains(file));
-                    if chosen.iter().all(is_noted) {
-                        return Ok(Some(chosen));
-                    }
-                }
-                Placed::Taken => {}
-            }
-        }
-        let directory = self.store.show(&self.directory);
-        Err(Fault::retry(format!("nothing can be noted in `{directory}`: others write all the time")))
-    }
-
-    /// The files whose removal was noted and is perhaps not finished.
-    pub(super) fn removed(&self) -> &[String] {
-        self.own.as_ref().map_or(&[], |own| &own.removed)
-    }
-
-    /// Those files are gone: the next entry need not name them.
-    pub(super) fn removal_finished(&mut self) {
-        if let Some(own) = &mut self.own {
-            own.removed.clear();
-        }
     }
 
     /// Writes that the sink holds nothing any more and begins with this progress: once this returns,

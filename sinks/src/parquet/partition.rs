@@ -215,8 +215,13 @@ mod tests {
         let partitioning = Partitioning::new(parts);
         assert!(partitioning.has_date());
         assert_eq!(partitioning.day_end("b%20c=x/date=1970-01-02"), Some(2 * DAY_US));
-        for no_day in ["b%20c=x/date=__HIVE_DEFAULT_PARTITION__", "date=1970-01-02", "", "a/b",
-            "b%20c=x/date=1970-01-02/more"] {
+        for no_day in [
+            "b%20c=x/date=__HIVE_DEFAULT_PARTITION__",
+            "date=1970-01-02",
+            "",
+            "a/b",
+            "b%20c=x/date=1970-01-02/more",
+        ] {
             assert_eq!(partitioning.day_end(no_day), None, "{no_day}");
         }
         assert!(partitioning.is_in("volume/b%20c=1h%2F5m/date=1970-01-02/f", "b c", "1h/5m"));

@@ -128,7 +128,12 @@ impl Bench {
 
 fn plan_of(source: &str, schema: SchemaRef, emit: Emit) -> Result<Arc<Plan>, String> {
     let document = Document::parse("t.toml", source, Box::new(|_| None));
-    let input = SinkInput { name: "events".to_owned(), role: InputRole::RawEvents, schema, granularities: Vec::new() };
+    let input = SinkInput {
+        name: "events".to_owned(),
+        role: InputRole::RawEvents,
+        schema,
+        granularities: Vec::new(),
+    };
     let context = SinkContext {
         pipeline: "trading".to_owned(),
         sink: "lake".to_owned(),

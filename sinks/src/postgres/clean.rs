@@ -115,7 +115,9 @@ impl Pass {
                 }
                 Removed::Held => {
                     let table = table.name.plain();
-                    tracing::warn!("old partitions of {table} stay for now: readers hold the table");
+                    tracing::warn!(
+                        "old partitions of {table} stay for now: readers hold the table"
+                    );
                     (self.partitions_done, self.tries) = (true, 0);
                 }
                 Removed::Nothing if !self.partitions_done => self.partitions_done = true,
@@ -194,7 +196,7 @@ async fn begin(
         let is_held = |row: &tokio_postgres::Row| {
             (row.get::<_, i64>(2), row.get::<_, i64>(3)) == (lease.generation, lease.session)
         };
-        if !row.as_ref().is_some_and(is_held) && !failpoint::has_bug("clean-unfenced") {
+        if !row.as_ref().is_some_and(is_held) {
             return Err(progress::refused(client, owner, lease).await);
         }
     }
@@ -289,8 +291,10 @@ impl Step<'_> {
             return Ok(partition.end_us.saturating_add(plus_us) <= self.watermark);
         }
         let Some(is_final) = self.finality() else { return Ok(true) };
-        let open =
-            format!("SELECT EXISTS (SELECT FROM {} WHERE NOT ({is_final}))", partition.name.quoted());
+        let open = format!(
+            "SELECT EXISTS (SELECT FROM {} WHERE NOT ({is_final}))",
+            partition.name.quoted()
+        );
         let open = self.client.query_one(&open, &[&Watermark(self.watermark)]).await;
         Ok(!open.map_err(|error| self.table.fault(&error))?.get::<_, bool>(0))
     }

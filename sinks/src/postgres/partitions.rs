@@ -249,7 +249,8 @@ async fn make(
     let (parent, name) = (table.name.quoted(), partition.name.quoted());
     let column = quote(&table.schema.columns[time].name);
     let rest = rest_name(table).quoted();
-    let [from, to] = [partition.start_us, partition.end_us].map(|us| literal(&format_timestamp(us)));
+    let [from, to] =
+        [partition.start_us, partition.end_us].map(|us| literal(&format_timestamp(us)));
     let within = format!("{column} >= {from} AND {column} < {to}");
     let (start_us, end_us) = (partition.start_us, partition.end_us);
     let mark = literal(&format!("{PARTITION_MARK}{start_us} {end_us}"));

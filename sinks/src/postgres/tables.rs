@@ -163,9 +163,9 @@ impl Table {
     /// True if the time of a row never changes, so that key and time together are as unique as the
     /// key alone.
     fn is_time_of_key(&self) -> bool {
-        self.schema.time.is_some_and(|time| {
-            self.schema.append_only || self.schema.key.contains(&time)
-        })
+        self.schema
+            .time
+            .is_some_and(|time| self.schema.append_only || self.schema.key.contains(&time))
     }
 
     /// How full pages are made: rows that change leave room for their next version in the same
@@ -197,7 +197,8 @@ impl Table {
 
     /// The columns of the unique index.
     fn unique_columns(&self, time_joins_key: bool) -> Vec<&str> {
-        let time = self.schema.time.filter(|time| time_joins_key && !self.schema.key.contains(time));
+        let time =
+            self.schema.time.filter(|time| time_joins_key && !self.schema.key.contains(time));
         let key = self.schema.key.iter().copied().chain(time);
         key.map(|at| self.schema.columns[at].name.as_str()).collect()
     }

@@ -148,11 +148,17 @@ fn commit(ordinal: u64, upserts: Vec<Row>, deletes: Vec<Row>) -> Commit {
     Commit { progress: progress(ordinal, NO_WATERMARK), changes }
 }
 
-/// What psql would print of a query: columns by `|`, NULL as nothing.
-async fn lines(server: &TestServer, query: &str) -> Vec<String> {
+/// A client, and the task that drives it.
+async fn client(server: &TestServer) -> (tokio_postgres::Client, tokio::task::JoinHandle<()>) {
     let (client, connection) =
         tokio_postgres::connect(&server.url(), NoTls).await.expect("a client");
-    let driver = tokio::spawn(connection);
+    let driver = tokio::spawn(async { drop(connection.await) });
+    (client, driver)
+}
+
+/// What psql would print of a query: columns by `|`, NULL as nothing.
+async fn lines(server: &TestServer, query: &str) -> Vec<String> {
+    let (client, driver) = client(server).await;
     client.batch_execute("SET timezone = 'UTC'").await.expect("a setting");
     let messages = client.simple_query(query).await.expect(query);
     driver.abort();

@@ -8,7 +8,8 @@ use waterwheel_pipeline::contract::retain::{Cleaned, add_up};
 
 use super::*;
 
-const SETTINGS: &str = "partition = [\"date\", \"event_type\"]\nretain = \"2d\"\nroll = { rows = 1 }";
+const SETTINGS: &str =
+    "partition = [\"date\", \"event_type\"]\nretain = \"2d\"\nroll = { rows = 1 }";
 
 async fn clean(sink: &mut ParquetSink) -> Result<Vec<Cleaned>, Fault> {
     let mut removed = Vec::new();
@@ -24,7 +25,8 @@ async fn clean(sink: &mut ParquetSink) -> Result<Vec<Cleaned>, Fault> {
 
 /// A commit of one event a day, with the watermark at the end of a day.
 fn days(epoch: u64, days: std::ops::RangeInclusive<u64>, watermark: &str) -> Commit {
-    let row = |day| raw(&format!("{day:03}"), "order.filled", &format!("2026-11-{day:02}T10:00:00Z"));
+    let row =
+        |day| raw(&format!("{day:03}"), "order.filled", &format!("2026-11-{day:02}T10:00:00Z"));
     let changes = vec![Changes { upserts: days.map(row).collect(), deletes: Vec::new() }];
     let mut progress = progress(epoch);
     let micros = if watermark == "final" { i64::MAX } else { micros(watermark) };

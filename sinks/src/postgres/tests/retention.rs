@@ -50,7 +50,11 @@ async fn whole_partitions_go_once_all_of_them_is_old() {
     assert_eq!(lines(&server, "SELECT count(*) FROM volume_rest").await, ["30"]);
 
     // A stranger's partition, and a stranger's table by its side.
-    run(&server, "CREATE TABLE theirs PARTITION OF volume FOR VALUES FROM ('1960-01-01') TO ('1961-01-01')").await;
+    run(
+        &server,
+        "CREATE TABLE theirs PARTITION OF volume FOR VALUES FROM ('1960-01-01') TO ('1961-01-01')",
+    )
+    .await;
     run(&server, "INSERT INTO theirs VALUES ('1960-05-01', 'old', 1)").await;
     run(&server, "CREATE TABLE volume_p1970010100 (x int)").await;
 
@@ -211,8 +215,7 @@ async fn a_reader_is_waited_for_without_holding_commits() {
     sink.open(1).await.expect("a claim");
     sink.commit(&at(1, 5 * DAY_US, hourly(72..120))).await.expect("a commit");
     sink.commit(&at(2, 9 * DAY_US, vec![])).await.expect("a commit");
-    let (reader, connection) = tokio_postgres::connect(&server.url(), NoTls).await.expect("a client");
-    let driver = tokio::spawn(connection);
+    let (reader, driver) = client(&server).await;
     reader.batch_execute("BEGIN; SELECT FROM volume").await.expect("a read");
     let began = Instant::now();
     let step = sink.clean().await.expect("a step");

@@ -254,7 +254,7 @@ impl Step<'_> {
         let cutoff = Watermark(self.cutoff_us);
         let mut condition = format!("{time} < $2 AND $1::timestamptz IS NOT NULL");
         if failpoint::has_bug("clean-ignores-period") {
-            condition = condition.replace(" < $2", " < $2 + interval '1 day'");
+            condition = condition.replace(" < $2", " < $2::timestamptz + interval '1 day'");
         }
         if let Some(granularity) = self.granularity {
             condition.push_str(&format!(" AND {GRANULARITY} = {}", literal(granularity)));

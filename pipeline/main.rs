@@ -2,6 +2,7 @@
 
 mod cli {
     pub(crate) mod check;
+    pub(crate) mod clean;
     pub(crate) mod deployment;
     pub(crate) mod run;
     pub(crate) mod status;
@@ -57,6 +58,12 @@ enum Command {
         #[arg(long)]
         connect: bool,
     },
+    /// Removes at once what is older than `retain` says, and prints what that was. A pipeline that
+    /// runs does so at its start and daily; it goes on meanwhile.
+    Clean {
+        /// The deployment's TOML file.
+        file: PathBuf,
+    },
     /// Shows the graph: sources, operators, sinks, columns and types.
     Explain {
         /// The deployment's TOML file.
@@ -103,6 +110,7 @@ fn main() -> ExitCode {
             cli::run::run_file(&file, &accept_gaps, rebuild)
         }
         Command::Check { file, connect } => cli::check::check(&file, connect),
+        Command::Clean { file } => cli::clean::clean(&file),
         Command::Explain { file, format } => match cli::deployment::load(&file) {
             Ok(deployment) => {
                 let text = match format {

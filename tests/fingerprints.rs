@@ -287,6 +287,7 @@ const EDITS: &[Edit] = &[
     edit("name", "name = \"base\"", "name = \"other\"", NOTHING),
     edit("engine.workers", "workers = 1", "workers = 3", NOTHING),
     added("engine.flush", "workers = 1", "flush = \"1s\"", NOTHING),
+    added("engine.report", "workers = 1", "report = { subject = \"ops\", url = \"nats://h\" }", NOTHING),
     added("engine.checkpoint", "workers = 1", "checkpoint = { path = \"state\" }", NOTHING),
 
     // Where a stream is, how it is reached and how much of it is read.
@@ -568,6 +569,11 @@ const EDITS: &[Edit] = &[
     added("postgres.indexes", RAW, "indexes = true", NOTHING),
     // An indexed column cannot hold long texts.
     added("postgres.indexes", RAW, "indexes = false", "raw"),
+
+    // What is removed as too old is not missed by anybody who writes.
+    added("postgres.retain", RAW, "retain = \"90d\"", NOTHING),
+    added("postgres.retain", WAREHOUSE, "retain = { \"1m\" = \"90d\" }", NOTHING),
+    added("parquet.retain", ARCHIVE, "retain = \"90d\"", NOTHING),
 
     // `insecure` is about servers alone, and there are none yet.
     edit("parquet.path parquet.insecure", ARCHIVE, "path = \"elsewhere\"", NOTHING),

@@ -25,6 +25,7 @@ mod object_stores;
 mod rebuild;
 mod rehearsals;
 mod restart;
+mod retention_of_sinks;
 mod secrets;
 mod source_faults;
 mod support;

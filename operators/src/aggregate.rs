@@ -107,6 +107,10 @@ struct InputPrograms {
 struct Aggregate(Arc<Plan>);
 
 impl Operator for Aggregate {
+    fn granularities(&self) -> Vec<String> {
+        self.0.levels.iter().map(|level| level.granularity.to_plain()).collect()
+    }
+
     fn render<'s>(
         &self,
         scope: Scope<'s, Epoch>,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use waterwheel_pipeline::contract::bucket::Place;
+use waterwheel_pipeline::contract::nats;
 use waterwheel_pipeline::graph::{CheckpointSettings, Deployment};
 
 use super::deployment;
@@ -49,6 +50,11 @@ fn reach(deployment: &Deployment) -> Vec<String> {
         for node in &deployment.sinks {
             let found = node.spec.build().probe().await;
             problems.extend(found.into_iter().map(|p| format!("sink `{}`: {p}", node.name)));
+        }
+        if let Some(report) = &deployment.report
+            && let Err(fault) = nats::connect(&report.connection, "waterwheel").await
+        {
+            problems.push(format!("`report`: {fault}"));
         }
         if let Some(CheckpointSettings { place: Place::Bucket(bucket), .. }) =
             &deployment.checkpoint

@@ -25,10 +25,12 @@ use waterwheel_config::units::format_duration;
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
 use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
+use waterwheel_pipeline::contract::retain::Cleaning;
 use waterwheel_pipeline::contract::sink::{
     Claim, ClaimError, Commit, Emit, Sink, SinkContext, SinkKind, SinkSpec,
 };
 
+mod clean;
 mod columns;
 mod files;
 mod manifest;
@@ -117,6 +119,8 @@ struct ParquetSink {
     plan: Arc<Plan>,
     clock: Clock,
     owned: Option<Owned>,
+    /// What the rows mean now, where that was said.
+    expected: Option<String>,
 }
 
 /// What there is between claim and close.
@@ -133,7 +137,7 @@ struct Owned {
 
 impl ParquetSink {
     fn new(plan: Arc<Plan>, clock: Clock) -> Self {
-        Self { plan, clock, owned: None }
+        Self { plan, clock, owned: None, expected: None }
     }
 
     fn claim(&mut self, generation: Generation) -> Result<Claim, ClaimError> {
@@ -150,7 +154,8 @@ impl ParquetSink {
         plan.settle(&log, generation)?;
         let files = plan.files(&log, generation);
         let durable = progress.clone();
-        let owned = Owned { log, generation, files, durable, waiting: None, lost: false };
+        let mut owned = Owned { log, generation, files, durable, waiting: None, lost: false };
+        owned.finish_removal(plan)?;
         self.owned = Some(owned);
         Ok(Claim { generation, progress })
     }
@@ -206,11 +211,30 @@ impl Sink for ParquetSink {
     }
 
     async fn tick(&mut self) -> Result<Option<Progress>, Fault> {
-        self.step(
-            |plan, owned, now| {
-                if owned.due(plan, now) { owned.make_durable(plan) } else { Ok(()) }
-            },
-        )
+        self.step(|plan, owned, now| {
+            owned.finish_removal(plan)?;
+            if owned.due(plan, now) { owned.make_durable(plan) } else { Ok(()) }
+        })
+    }
+
+    fn expect(&mut self, fingerprint: &str) {
+        self.expected = Some(fingerprint.to_owned());
+    }
+
+    fn retains(&self) -> bool {
+        self.plan.inputs.iter().any(|input| !input.periods.is_empty())
+    }
+
+    async fn clean(&mut self) -> Result<Cleaning, Fault> {
+        let plan = Arc::clone(&self.plan);
+        let expected = self.expected.as_deref();
+        match &mut self.owned {
+            Some(owned) if owned.lost => {
+                Err(Fault::retry("rows were lost in a fault; the sink must recover first"))
+            }
+            Some(owned) => blocking(|| owned.clean(&plan)),
+            None => blocking(|| plan.clean_beside(expected)),
+        }
     }
 
     async fn close(&mut self) -> Result<Option<Progress>, Fault> {

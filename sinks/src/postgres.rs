@@ -9,6 +9,7 @@
 //! table.volume = "live.volume"           # default: the input's name, in the schema `public`
 //! indexes = true                         # for raw events; false leaves the secondary ones out
 //! tls_ca = "ca.pem"                      # default: the system's certificates
+//! retain = "90d"                         # removes what is older; or { "1m" = "365d", "1h" = "2y" }
 //! ```
 //!
 //! Postgres 15 or later, encoding UTF8. Schemas, tables and views that are missing are created.
@@ -26,9 +27,11 @@
 //! progress speaks of its rows, and where one holds rows that no progress speaks of.
 
 mod arrays;
+mod clean;
 mod connect;
 mod fault;
 mod finality;
+mod partitions;
 mod progress;
 mod reset;
 mod tables;
@@ -47,12 +50,15 @@ use waterwheel_config::section::Section;
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
 use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
+use waterwheel_pipeline::contract::retain::{self, Cleaning, Now, Retain};
 use waterwheel_pipeline::contract::sink::{
     Claim, ClaimError, Commit, Emit, InputRole, Sink, SinkContext, SinkKind, SinkSpec,
     is_same_meaning,
 };
 
+use clean::Pass;
 use connect::{Address, Connection};
+use partitions::Layout;
 use progress::{Claimed, Lease, Move, Owner};
 use tables::{Table, TableName};
 use write::{Failure, Statements};
@@ -81,7 +87,6 @@ struct Settings {
 }
 
 fn plan(section: &Section<'_>, context: &SinkContext) -> Option<Box<dyn SinkSpec>> {
-    section.refuse(&["retain"]);
     // What is wrong with it may be how its password is written.
     let url = section.required_secret("url");
     let tls_ca = section.text("tls_ca").map(|path| path.value.into());
@@ -92,7 +97,8 @@ fn plan(section: &Section<'_>, context: &SinkContext) -> Option<Box<dyn SinkSpec
         parsed.map_err(|message| section.findings().error_help(url.span, message, help)).ok()
     });
     let indexes = plan_indexes(section, context);
-    let tables = plan_tables(section, context, indexes);
+    let retain = retain::read(section, context);
+    let tables = plan_tables(section, context, indexes, retain.as_ref());
     let owner = Owner { pipeline: context.pipeline.clone(), sink: context.sink.clone() };
     Some(Box::new(Spec(Arc::new(Settings { address: address?, owner, tables: tables? }))))
 }
@@ -110,7 +116,12 @@ fn plan_indexes(section: &Section<'_>, context: &SinkContext) -> bool {
 }
 
 /// The tables of the inputs; `None` where one of them has a finding.
-fn plan_tables(section: &Section<'_>, context: &SinkContext, indexes: bool) -> Option<Vec<Table>> {
+fn plan_tables(
+    section: &Section<'_>,
+    context: &SinkContext,
+    indexes: bool,
+    retain: Option<&Retain>,
+) -> Option<Vec<Table>> {
     let findings = section.findings();
     let before = findings.len();
     let mut overrides = HashMap::new();
@@ -138,7 +149,8 @@ fn plan_tables(section: &Section<'_>, context: &SinkContext, indexes: bool) -> O
             Some(name) => (name.value.as_str(), name.span.clone()),
             None => (input.name.as_str(), section.word_in("from", &input.name)),
         };
-        let table = TableName::parse(text).and_then(|name| Table::new(name, input, indexes));
+        let table =
+            TableName::parse(text).and_then(|name| Table::new(name, input, indexes, retain));
         let table = match table {
             Ok(table) => table,
             Err(message) => {
@@ -194,6 +206,8 @@ impl SinkSpec for Spec {
 struct Session {
     connection: Connection,
     statements: Statements,
+    /// By the index of the input.
+    layouts: Vec<Layout>,
     lease: Lease,
 }
 
@@ -205,11 +219,14 @@ struct PostgresSink {
     durable: Option<Progress>,
     /// What the rows mean now, where that was said.
     expected: Option<String>,
+    /// What is removed by `retain` at the moment.
+    pass: Option<Pass>,
 }
 
 impl PostgresSink {
     fn new(settings: Arc<Settings>) -> Self {
-        Self { settings, generation: None, session: None, durable: None, expected: None }
+        let (generation, session, durable) = (None, None, None);
+        Self { settings, generation, session, durable, expected: None, pass: None }
     }
 
     async fn connect(&self) -> Result<Connection, Fault> {
@@ -248,10 +265,14 @@ impl PostgresSink {
         if names != claimed.tables {
             progress::note_tables(client, owner, claimed.lease, &names).await?;
         }
-        let statements = Statements::prepare(client, tables).await?;
+        let mut layouts = Vec::new();
+        for table in tables {
+            layouts.push(table.layout(client).await.map_err(|error| table.fault(&error))?);
+        }
+        let statements = Statements::prepare(client, tables, &layouts).await?;
         self.generation = Some(claimed.lease.generation);
         self.durable.clone_from(&claimed.progress);
-        self.session = Some(Session { connection, statements, lease: claimed.lease });
+        self.session = Some(Session { connection, statements, layouts, lease: claimed.lease });
         failpoint::reach("postgres.tables.ready");
         Ok(())
     }
@@ -312,8 +333,14 @@ impl Sink for PostgresSink {
         let Some(mut session) = self.session.take() else {
             return Err(Fault::retry("the connection to postgres is lost"));
         };
-        let Session { connection, statements, lease } = &mut session;
+        let Session { connection, statements, layouts, lease } = &mut session;
         let client = &connection.client;
+        let now = Now::of(Some(&commit.progress));
+        for ((table, layout), changes) in tables.iter().zip(layouts).zip(&commit.changes) {
+            if let Some(partitions) = &mut layout.partitions {
+                partitions.make_for(client, table, &changes.upserts, now).await?;
+            }
+        }
         let step = Move::new(*lease, &commit.progress)?;
         match write::write(client, statements, tables, owner, &step, &commit.changes).await {
             Ok(()) => {}
@@ -343,7 +370,34 @@ impl Sink for PostgresSink {
         Ok(claimed.progress)
     }
 
+    fn retains(&self) -> bool {
+        self.settings.tables.iter().any(|table| !table.periods.is_empty())
+    }
+
+    async fn clean(&mut self) -> Result<Cleaning, Fault> {
+        let lease = self.session.as_ref().map(|session| session.lease);
+        // A connection of its own: what goes wrong here leaves the one of the commits alone.
+        let mut pass = match self.pass.take() {
+            Some(pass) => pass,
+            None if self.generation.is_some() && lease.is_none() => {
+                return Err(Fault::retry("the connection to postgres is lost"));
+            }
+            None => Pass::new(self.connect().await?),
+        };
+        let Settings { owner, tables, .. } = &*self.settings;
+        let cleaning = pass.step(tables, owner, lease, self.expected.as_deref()).await?;
+        if cleaning.is_done {
+            pass.end().await;
+        } else {
+            self.pass = Some(pass);
+        }
+        Ok(cleaning)
+    }
+
     async fn close(&mut self) -> Result<Option<Progress>, Fault> {
+        if let Some(pass) = self.pass.take() {
+            pass.end().await;
+        }
         if let Some(session) = self.session.take() {
             session.connection.close().await;
         }

@@ -156,7 +156,12 @@ mod tests {
             append_only: false,
             time: None,
         };
-        SinkInput { name: "volume".to_owned(), role: InputRole::Operator, schema: Arc::new(schema) }
+        SinkInput {
+            name: "volume".to_owned(),
+            role: InputRole::Operator,
+            schema: Arc::new(schema),
+            granularities: vec![],
+        }
     }
 
     fn commit(upserts: &[&str], deletes: &[&str]) -> Commit {

@@ -40,6 +40,7 @@ const CATCHERS: &[(&str, Catcher)] = &[
     ("missing-progress-is-fresh", Catcher::Scenario(lost_progress::scenario)),
     ("ack-on-read", Catcher::Crashes(&["nats.source.released"])),
     ("anchor-unchecked", Catcher::Test("source_faults::recreated_and_longer")),
+    ("clean-ignores-period", Catcher::Test("retention_of_sinks::what_is_old_goes_and_is_told")),
     ("gap-unchecked", Catcher::Test("source_faults::purged_past_the_position")),
 ];
 

@@ -18,6 +18,8 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// | `parquet.stray.removed` | a start after a crash that left a file behind in `staging/` |
 /// | `parquet.file.published` | a start after a crash between a commit and its files' renaming |
 /// | `parquet.entry.pruned` | the 101st commit |
+/// | `postgres.clean.guarded`, `postgres.clean.removed`, `postgres.clean.committed` | `retain` on postgres |
+/// | `parquet.clean.noted`, `parquet.clean.removed`, `parquet.clean.done` | `retain` on parquet |
 /// | `idle.decided`, `idle.log.written`, `idle.log.durable` | a source with `idle_after` that is silent |
 pub const POINTS: &[&str] = &[
     "intake.opened",
@@ -46,6 +48,11 @@ pub const POINTS: &[&str] = &[
     // COMMIT is on its way, and nobody has seen its answer.
     "postgres.commit.sent",
     "postgres.commit.done",
+    // A step of cleaning holds the progress.
+    "postgres.clean.guarded",
+    // Old rows or a partition are removed in its transaction.
+    "postgres.clean.removed",
+    "postgres.clean.committed",
     "parquet.claimed",
     "parquet.rows.kept",
     "parquet.file.created",
@@ -62,6 +69,10 @@ pub const POINTS: &[&str] = &[
     "parquet.stray.removed",
     "parquet.file.published",
     "parquet.entry.pruned",
+    // Old files are noted in the log, and still there.
+    "parquet.clean.noted",
+    "parquet.clean.removed",
+    "parquet.clean.done",
     "nats.sink.claimed",
     "nats.sink.batch.begun",
     // The first message of a batch is answered.
@@ -98,6 +109,7 @@ pub const SEEDED_BUGS: &[(&str, &str)] = &[
         "guard-does-not-raise",
         "postgres: the guard of a stale instance moves nothing, and its rows commit all the same",
     ),
+    ("clean-ignores-period", "cleaning takes rows that are a day too young"),
     ("visible-before-manifest", "parquet: files become visible before the entry that names them"),
     ("manifest-not-exclusive", "parquet: an entry of the log replaces one that has its number"),
     ("keeps-stray-files", "parquet: what a crash left in the staging directory stays there"),

@@ -15,6 +15,7 @@ pub mod nats;
 pub mod operator;
 pub mod position;
 mod projection;
+pub mod retain;
 pub mod sink;
 pub mod source;
 pub mod state;

@@ -296,6 +296,11 @@ pub trait Operator: Send + Sync {
         false
     }
 
+    /// The granularities of its windows, as its rows name them.
+    fn granularities(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Builds the operator into a worker's dataflow. Every worker renders every operator, in the
     /// same order.
     fn render<'s>(

@@ -7,6 +7,7 @@ use waterwheel_config::value::Row;
 
 use super::epoch::{Generation, Progress};
 use super::fault::Fault;
+use super::retain::Cleaning;
 
 /// What a sink writes of a row that changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct SinkInput {
     /// Its columns and key. Its finality counts by the watermark that the sink records, that of the
     /// sources: what holds the operator's own watermark back is added.
     pub schema: SchemaRef,
+    /// The granularities of its windows, where they are known.
+    pub granularities: Vec<String>,
 }
 
 /// What a sink must know of the pipeline around it.
@@ -202,6 +205,21 @@ pub trait Sink: Send {
     /// Returns the newest progress that is durable.
     async fn tick(&mut self) -> Result<Option<Progress>, Fault> {
         Ok(None)
+    }
+
+    /// True if it has `retain`: rows that are older are to be removed, see [`Sink::clean`].
+    fn retains(&self) -> bool {
+        false
+    }
+
+    /// Removes the next part of what is older than `retain`, in a step so short that a commit can
+    /// wait for it. The first step of all, and the one after a step that was done, begin a new pass.
+    ///
+    /// In a sink that is open it is fenced as a commit is. In one that was never opened it removes
+    /// what the recorded progress says is old, without claiming the sink: an instance that runs goes
+    /// on. A fault leaves commits alone; the next step tries again.
+    async fn clean(&mut self) -> Result<Cleaning, Fault> {
+        Ok(Cleaning::done())
     }
 
     /// Makes everything kept so far durable, and lets go. Returns the newest progress.

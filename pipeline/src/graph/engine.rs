@@ -2,9 +2,10 @@
 
 use waterwheel_config::section::Section;
 
-use super::CheckpointSettings;
 use super::tables::KEYS;
+use super::{CheckpointSettings, ReportTo};
 use crate::contract::bucket::{Place, place};
+use crate::contract::nats::{self, subject};
 
 /// The default of `flush`.
 const FLUSH_DEFAULT_US: i64 = 100_000;
@@ -21,6 +22,7 @@ pub(super) struct Engine {
     pub(super) workers: usize,
     pub(super) flush_us: i64,
     pub(super) checkpoint: Option<CheckpointSettings>,
+    pub(super) report: Option<ReportTo>,
     /// True if there is a table for them, whatever is wrong with it, and they are not in a bucket: what
     /// the clock decides is written beside them, one synced line after another.
     pub(super) keeps_checkpoints: bool,
@@ -31,7 +33,7 @@ pub(super) fn engine(root: &Section<'_>) -> Engine {
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (checkpoint, keeps_checkpoints) = (None, false);
     let mut settings =
-        Engine { workers, flush_us: FLUSH_DEFAULT_US, checkpoint, keeps_checkpoints };
+        Engine { workers, flush_us: FLUSH_DEFAULT_US, checkpoint, report: None, keeps_checkpoints };
     let Some(engine) = root.table_as_meant("engine", &KEYS) else {
         return settings;
     };
@@ -41,6 +43,7 @@ pub(super) fn engine(root: &Section<'_>) -> Engine {
     settings.flush_us =
         bounded(&engine, "flush", 1_000..=60_000_000, "from 1ms to 1m").unwrap_or(FLUSH_DEFAULT_US);
     settings.checkpoint = engine.table("checkpoint").and_then(self::checkpoint);
+    settings.report = engine.table("report").and_then(report);
     let is_remote = |it: &CheckpointSettings| matches!(it.place, Place::Bucket(_));
     settings.keeps_checkpoints =
         engine.has("checkpoint") && !settings.checkpoint.as_ref().is_some_and(is_remote);
@@ -58,6 +61,27 @@ fn checkpoint(table: Section<'_>) -> Option<CheckpointSettings> {
         every_us: every.unwrap_or(EVERY_DEFAULT_US),
         keep: keep as usize,
     })
+}
+
+/// Where the pipeline tells what `retain` has removed.
+fn report(table: Section<'_>) -> Option<ReportTo> {
+    let connection = nats::read(&table);
+    let subject = table.required_text("subject").and_then(|subject| {
+        let problem = match subject::check_pattern(&subject.value) {
+            Ok(()) if subject.value.contains(['*', '>']) => {
+                Some(format!("`{}` is no subject to publish on", subject.value))
+            }
+            Ok(()) if subject.value.starts_with('$') => {
+                Some(format!("`{}` is a subject of the system", subject.value))
+            }
+            checked => checked.err(),
+        };
+        let Some(problem) = problem else { return Some(subject.value) };
+        table.findings().error(subject.span, problem);
+        None
+    });
+    table.finish();
+    Some(ReportTo { connection: connection?, subject: subject? })
 }
 
 fn bounded(

@@ -18,6 +18,7 @@ use waterwheel_config::schema::SchemaRef;
 use crate::contract::bucket::Place;
 use crate::contract::clock::Watermark;
 use crate::contract::event::{RawColumns, dead_letter_schema, raw_schema};
+use crate::contract::nats::ConnectionSpec;
 use crate::contract::operator::Planned;
 use crate::contract::position::Gap;
 use crate::contract::sink::{Emit, SinkContext, SinkSpec, is_same_meaning};
@@ -36,6 +37,8 @@ pub struct Deployment {
     pub flush_us: i64,
     /// Where and how often the state of the operators is saved, if it is.
     pub checkpoint: Option<CheckpointSettings>,
+    /// Where it is told what `retain` has removed, if anywhere.
+    pub report: Option<ReportTo>,
     /// The sources, by name.
     pub sources: Vec<SourceNode>,
     /// The operators, each after its inputs.
@@ -53,6 +56,15 @@ pub struct CheckpointSettings {
     pub every_us: i64,
     /// How many are kept.
     pub keep: usize,
+}
+
+/// A subject on which the pipeline tells what it did.
+#[derive(Clone, Debug)]
+pub struct ReportTo {
+    /// The servers.
+    pub connection: ConnectionSpec,
+    /// The subject.
+    pub subject: String,
 }
 
 /// Where an input comes from.

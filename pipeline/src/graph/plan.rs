@@ -460,6 +460,7 @@ impl<'c> Planner<'c> {
                 name: self.sources[index].name.clone(),
                 role: InputRole::RawEvents,
                 schema: raw_schema(),
+                granularities: Vec::new(),
             },
             InputRef::Operator(index) => {
                 let node = &self.operators[index].0;
@@ -471,12 +472,14 @@ impl<'c> Planner<'c> {
                     true => InputRole::RawEvents,
                     false => InputRole::Operator,
                 };
-                SinkInput { name: node.name.clone(), role, schema: Arc::new(schema) }
+                let granularities = planned.operator.granularities();
+                SinkInput { name: node.name.clone(), role, schema: Arc::new(schema), granularities }
             }
             InputRef::DeadLetters => SinkInput {
                 name: DEAD_LETTER.to_owned(),
                 role: InputRole::DeadLetters,
                 schema: dead_letter_schema(),
+                granularities: Vec::new(),
             },
         }
     }
@@ -519,7 +522,7 @@ impl<'c> Planner<'c> {
             })
             .collect();
         let operators = self.operators.into_iter().map(|(node, _)| node).collect();
-        let Engine { workers, flush_us, checkpoint, keeps_checkpoints: _ } = engine;
-        Deployment { name, workers, flush_us, checkpoint, sources, operators, sinks }
+        let Engine { workers, flush_us, checkpoint, report, keeps_checkpoints: _ } = engine;
+        Deployment { name, workers, flush_us, checkpoint, report, sources, operators, sinks }
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn sink_input(name: &str, known: Known) -> SinkInput {
         Known::UnplannedSource => (InputRole::RawEvents, raw_schema()),
         _ => (InputRole::Operator, Arc::new(no_columns())),
     };
-    SinkInput { name: name.to_owned(), role, schema }
+    SinkInput { name: name.to_owned(), role, schema, granularities: Vec::new() }
 }
 
 fn no_columns() -> Schema {
@@ -50,7 +50,7 @@ fn no_columns() -> Schema {
 }
 
 /// The settings whose values speak of the columns of inputs.
-const SPEAK_OF_COLUMNS: [&str; 4] = ["from", "time", "partition", "subject"];
+const SPEAK_OF_COLUMNS: [&str; 5] = ["from", "time", "partition", "subject", "retain"];
 
 /// Forgets the findings from the index on that may only come from not knowing the columns.
 pub(super) fn forget_guesses(section: &Section<'_>, from: usize) {

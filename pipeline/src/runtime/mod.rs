@@ -15,6 +15,7 @@ mod backoff;
 mod begin;
 mod changes;
 mod checkpoint;
+pub mod cleaning;
 mod coordinator;
 mod cuts;
 mod dataflow;

@@ -13,6 +13,7 @@ use waterwheel_config::schema::{Finality, SchemaRef};
 use waterwheel_config::value::Value;
 
 use super::actor::Ending;
+use super::cleaning::{Daily, Reports};
 use super::cuts::is_held;
 use super::gauges::Gauges;
 use super::messages::{Delivery, FromOutlet, Updates};
@@ -47,6 +48,8 @@ pub(super) struct Outlet {
     pub(super) deliveries: mpsc::Receiver<Delivery>,
     pub(super) coordinator: mpsc::Sender<FromOutlet>,
     pub(super) gauges: Arc<Gauges>,
+    /// Who is told what `retain` has removed.
+    pub(super) reports: Option<Arc<Reports>>,
 }
 
 /// Changes that wait for a commit.
@@ -77,6 +80,7 @@ impl Outlet {
     async fn serve(&mut self) -> Result<(), Fault> {
         let mut gathered: Option<Gathered> = None;
         let mut committed_at = Instant::now();
+        let mut daily = self.sink.retains().then(Daily::new);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -89,6 +93,9 @@ impl Outlet {
                     }
                     let durable = self.sink.tick().await?;
                     self.report(durable).await;
+                    if let Some(daily) = &mut daily {
+                        daily.step(&mut *self.sink, &self.name, self.reports.as_deref()).await;
+                    }
                     continue;
                 }
             };
@@ -322,6 +329,7 @@ mod tests {
             deliveries,
             coordinator,
             gauges: Arc::default(),
+            reports: None,
         };
         let drive = async move {
             for epoch in 0..3 {

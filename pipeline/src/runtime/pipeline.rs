@@ -12,6 +12,7 @@ use super::begin::begin_now;
 use super::changes;
 pub use super::changes::OnChange;
 use super::checkpoint::{self, FromWriter, Recovered, SinkHolds, Store, ToWriter, Writer};
+use super::cleaning::Reports;
 use super::coordinator::{Coordinator, DELIVERIES_MAX, OutletHandle, Start, Stopped};
 use super::dataflow::{self, Resume};
 use super::decisions::Decisions;
@@ -315,6 +316,8 @@ impl Running {
         let (report, from_outlets) = mpsc::channel(REPORTS);
         let mut outlets = Vec::new();
         let mut waiting_outlets = Vec::new();
+        let reports =
+            deployment.report.clone().map(|to| Reports::new(&deployment.name, to)).map(Arc::new);
         for (index, (node, claimed)) in deployment.sinks.iter().zip(claimed).enumerate() {
             // Besides what `accepts` allows, the epochs under way and the last two fit.
             let (deliveries, mailbox) = mpsc::channel(2 * DELIVERIES_MAX);
@@ -331,6 +334,7 @@ impl Running {
                 deliveries: mailbox,
                 coordinator: report.clone(),
                 gauges: gauges.clone(),
+                reports: reports.clone(),
             });
         }
         let stop_intakes = CancellationToken::new();

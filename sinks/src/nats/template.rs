@@ -172,7 +172,12 @@ mod tests {
             append_only: false,
             time: None,
         };
-        SinkInput { name: "volume".into(), role: InputRole::Operator, schema: Arc::new(schema) }
+        SinkInput {
+            name: "volume".into(),
+            role: InputRole::Operator,
+            schema: Arc::new(schema),
+            granularities: vec![],
+        }
     }
 
     fn parse(text: &str) -> Result<Template, Wrong> {

@@ -56,8 +56,12 @@ fn context() -> SinkContext {
         append_only: false,
         time: None,
     };
-    let input =
-        SinkInput { name: "volume".into(), role: InputRole::Operator, schema: Arc::new(schema) };
+    let input = SinkInput {
+        name: "volume".into(),
+        role: InputRole::Operator,
+        schema: Arc::new(schema),
+        granularities: vec![],
+    };
     SinkContext {
         pipeline: "trading".into(),
         sink: "results".into(),

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 
 /// Linux and macOS agree on these; the standard library has no names for them.
@@ -193,6 +194,48 @@ pub(super) fn remove_files(directory: &Path, chosen: impl Fn(&str) -> bool) -> R
         }
         // One that holds something stays; nothing rests on those that are empty.
         for empty in parent.ancestors().take_while(|above| *above != directory) {
+            if fs::remove_dir(empty).is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every file below a directory of the lake, by its name from the lake.
+pub(super) fn files_below(lake: &Path, directory: &str) -> Result<Vec<String>, Fault> {
+    let mut found = Vec::new();
+    walk(&lake.join(directory), &mut |path, _| {
+        if path.is_file() {
+            let name = path.strip_prefix(lake).ok().and_then(Path::to_str);
+            found.extend(name.map(str::to_owned));
+        }
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
+/// Removes files of the lake, durably, and the directories below its inputs' that are empty then.
+pub(super) fn remove_listed(lake: &Path, names: &[String]) -> Result<(), Fault> {
+    let mut changed = BTreeSet::new();
+    for name in names {
+        let path = lake.join(name);
+        match remove(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(fault(&error, "remove", &path));
+            }
+            _ => failpoint::reach("parquet.clean.removed"),
+        }
+        changed.extend(path.parent().map(|parent| {
+            let input = name.split('/').next().unwrap_or_default();
+            (parent.to_owned(), lake.join(input))
+        }));
+    }
+    for (parent, input) in changed.iter().rev() {
+        if parent.is_dir() {
+            sync_directory(parent)?;
+        }
+        for empty in parent.ancestors().take_while(|above| *above != input.as_path()) {
             if fs::remove_dir(empty).is_err() {
                 break;
             }

@@ -5,6 +5,8 @@
 //! too (without files, repeating the progress), so that it takes the number under which an older
 //! instance would commit next: that instance's commit then fails, however late it comes.
 
+mod removals;
+
 use serde::{Deserialize, Serialize};
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
 use waterwheel_pipeline::contract::fault::Fault;
@@ -53,6 +55,10 @@ pub(super) struct Entry {
     /// there; zero once they are gone.
     #[serde(default, skip_serializing_if = "is_zero")]
     emptied: u64,
+    /// Committed files, below the sink's `path`, that were too old and are removed, or will be.
+    /// Entries repeat them until the files are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) removed: Vec<String>,
     /// Over the entry with this field empty.
     checksum: String,
 }
@@ -150,6 +156,7 @@ impl Log {
             generation,
             instance: self.instance.clone(),
             emptied: last.as_ref().map_or(0, |last| last.emptied),
+            removed: last.as_ref().map_or_else(Vec::new, |last| last.removed.clone()),
             progress: last.and_then(|last| last.progress),
             files: Vec::new(),
             checksum: String::new(),
@@ -159,53 +166,72 @@ impl Log {
 
     /// Writes a commit: once this returns, it is durable.
     pub(super) fn append(&mut self, progress: Progress, files: Vec<DataFile>) -> Result<(), Fault> {
-        let last = self.own.as_ref().ok_or_else(|| Fault::halt("the sink was never claimed"))?;
-        let number = last.number + 1;
-        let entry = Entry {
+        self.follow(|last, number| Entry {
             version: VERSION,
             number,
             first: last.first.max(number.saturating_sub(KEPT_ENTRIES - 1)),
             generation: last.generation,
-            instance: self.instance.clone(),
-            progress: Some(progress),
-            files,
+            instance: last.instance.clone(),
+            progress: Some(progress.clone()),
+            files: files.clone(),
             emptied: 0,
+            removed: last.removed.clone(),
             checksum: String::new(),
-        };
-        let entry = entry.sealed()?;
-        match self.place(&entry)? {
-            Placed::Newest => self.own = Some(entry),
-            Placed::Taken => return Err(self.superseded()?),
-            Placed::Overtaken => return Err(self.superseded()?.unknown_outcome()),
-        }
+        })?;
         self.prune();
         Ok(())
+    }
+
+    /// Writes an entry behind the last one of this instance. Where somebody who is no instance has
+    /// noted removals in its name ([`Log::note_removed`]), they are taken over, and it comes behind
+    /// them.
+    fn follow(&mut self, make: impl Fn(&Entry, u64) -> Entry) -> Result<(), Fault> {
+        for _ in 0..CLAIM_ATTEMPTS {
+            let last =
+                self.own.as_ref().ok_or_else(|| Fault::halt("the sink was never claimed"))?;
+            let entry = make(last, last.number + 1).sealed()?;
+            match self.place(&entry)? {
+                Placed::Newest => {
+                    self.own = Some(entry);
+                    return Ok(());
+                }
+                Placed::Taken if self.adopts()? => {}
+                Placed::Taken => return Err(self.superseded()?),
+                Placed::Overtaken if self.adopts().map_err(Fault::unknown_outcome)? => {
+                    return Ok(());
+                }
+                Placed::Overtaken => return Err(self.superseded()?.unknown_outcome()),
+            }
+        }
+        Err(self.superseded()?)
+    }
+
+    /// Takes over the newest entry if it was written in the name of this instance.
+    fn adopts(&mut self) -> Result<bool, Fault> {
+        let newest = self.newest()?.filter(|newest| newest.instance == self.instance);
+        let adopts = newest.is_some();
+        if adopts {
+            self.own = newest;
+        }
+        Ok(adopts)
     }
 
     /// Writes that the sink holds nothing any more and begins with this progress: once this returns,
     /// that is durable, and the files of all earlier entries are to be removed.
     pub(super) fn reset(&mut self, begin: Progress) -> Result<(), Fault> {
-        let last = self.own.as_ref().ok_or_else(|| Fault::halt("the sink was never claimed"))?;
-        let number = last.number + 1;
-        let entry = Entry {
+        self.follow(|last, number| Entry {
             version: VERSION,
             number,
             // What was committed before no longer counts, wherever its files are.
             first: number,
             generation: last.generation,
-            instance: self.instance.clone(),
-            progress: Some(begin),
+            instance: last.instance.clone(),
+            progress: Some(begin.clone()),
             files: Vec::new(),
             emptied: number,
+            removed: Vec::new(),
             checksum: String::new(),
-        };
-        let entry = entry.sealed()?;
-        match self.place(&entry)? {
-            Placed::Newest => self.own = Some(entry),
-            Placed::Taken => return Err(self.superseded()?),
-            Placed::Overtaken => return Err(self.superseded()?.unknown_outcome()),
-        }
-        Ok(())
+        })
     }
 
     /// The number of the entry that emptied the sink, while files of earlier ones may be there.

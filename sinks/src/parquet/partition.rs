@@ -54,6 +54,35 @@ impl Partitioning {
         self.parts.iter().map(|(name, _)| name.as_str())
     }
 
+    /// True if one of the levels is the date.
+    pub(super) fn has_date(&self) -> bool {
+        self.parts.iter().any(|(_, part)| matches!(part, Part::Date(_)))
+    }
+
+    /// When the day of a partition ends, by the partition's directory below the input's own; `None`
+    /// where it is of no day, or none of ours.
+    pub(super) fn day_end(&self, directory: &str) -> Option<i64> {
+        let levels: Vec<&str> = directory.split('/').collect();
+        if levels.len() != self.parts.len() {
+            return None;
+        }
+        let (level, (name, _)) =
+            levels.iter().zip(&self.parts).find(|(_, (_, part))| matches!(part, Part::Date(_)))?;
+        let date = level.strip_prefix(name.as_str())?.strip_prefix('=')?;
+        let date = chrono::NaiveDate::parse_from_str(date, "%Y-%m-%d").ok()?;
+        let start = date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_micros();
+        start.checked_add(DAY_US)
+    }
+
+    /// True if a file is in a directory that is named after this value of a column.
+    pub(super) fn is_in(&self, file: &str, column: &str, value: &str) -> bool {
+        let mut wanted = String::new();
+        push_encoded(column, &mut wanted);
+        wanted.push('=');
+        wanted.push_str(&encoded_value(value));
+        file.split('/').any(|level| level == wanted)
+    }
+
     /// True if the row belongs to the partition with these values; allocates nothing.
     pub(super) fn holds(&self, values: &[PartValue], row: &Row) -> bool {
         self.parts.iter().zip(values).all(|((_, part), value)| match (part, value) {
@@ -178,6 +207,25 @@ mod tests {
         // Whole characters of six bytes each, a dash, and the hash.
         assert_eq!(a.find('-'), Some(78), "{a}");
         assert_eq!(a.len(), 78 + 17, "{a}");
+    }
+
+    #[test]
+    fn a_directory_tells_its_day() {
+        let parts = vec![("b c".to_owned(), Part::Column(1)), ("date".to_owned(), Part::Date(0))];
+        let partitioning = Partitioning::new(parts);
+        assert!(partitioning.has_date());
+        assert_eq!(partitioning.day_end("b%20c=x/date=1970-01-02"), Some(2 * DAY_US));
+        for no_day in [
+            "b%20c=x/date=__HIVE_DEFAULT_PARTITION__",
+            "date=1970-01-02",
+            "",
+            "a/b",
+            "b%20c=x/date=1970-01-02/more",
+        ] {
+            assert_eq!(partitioning.day_end(no_day), None, "{no_day}");
+        }
+        assert!(partitioning.is_in("volume/b%20c=1h%2F5m/date=1970-01-02/f", "b c", "1h/5m"));
+        assert!(!partitioning.is_in("volume/b%20c=1h%2F5m/date=1970-01-02/f", "b c", "1h"));
     }
 
     #[test]

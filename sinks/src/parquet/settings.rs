@@ -8,6 +8,7 @@ use waterwheel_config::section::{Section, Spanned};
 use waterwheel_config::units::SECOND_US;
 use waterwheel_config::value::ColumnType;
 use waterwheel_pipeline::contract::bucket::place;
+use waterwheel_pipeline::contract::retain::{self, GRANULARITY, Retain};
 use waterwheel_pipeline::contract::sink::{Emit, SinkContext, SinkInput};
 
 use super::columns::{CHANGE_COLUMNS, Layout};
@@ -32,11 +33,11 @@ pub(super) struct Plan {
 
 /// Reads the settings; everything wrong becomes a finding.
 pub(super) fn make_plan(section: &Section<'_>, context: &SinkContext) -> Option<Plan> {
-    section.refuse(&["retain"]);
+    let retain = retain::read(section, context);
     let place = place(section, "lake");
     let partition = section.texts("partition");
     let roll = plan_roll(section);
-    let inputs = plan_inputs(section, context, partition.as_deref());
+    let inputs = plan_inputs(section, context, partition.as_deref(), retain.as_ref());
     let (roll_rows, roll_every) = roll?;
     let plan = Plan {
         store: place?.into(),
@@ -74,6 +75,7 @@ fn plan_inputs(
     section: &Section<'_>,
     context: &SinkContext,
     partition: Option<&[Spanned<String>]>,
+    retain: Option<&Retain>,
 ) -> Option<Vec<Input>> {
     let with_changes = context.emit == Emit::Changes;
     let before = section.findings().len();
@@ -111,9 +113,37 @@ fn plan_inputs(
             ),
         };
         let layout = Arc::new(Layout::new(&input.schema, with_changes));
-        inputs.push(Input { name: input.name.clone(), layout, partitioning });
+        let periods = retain.map(|retain| retain.of(input)).unwrap_or_default();
+        if section.findings().len() == before {
+            check_removable(section, input, &partitioning, &periods);
+        }
+        inputs.push(Input { name: input.name.clone(), layout, partitioning, periods });
     }
     (section.findings().len() == before).then_some(inputs)
+}
+
+/// Reports directories that would never be old as a whole.
+fn check_removable(
+    section: &Section<'_>,
+    input: &SinkInput,
+    partitioning: &Partitioning,
+    periods: &[(Option<String>, i64)],
+) {
+    let lacks = |name: &str| partitioning.names().all(|known| known != name);
+    let is_by_granularity = periods.iter().any(|(granularity, _)| granularity.is_some());
+    let (missing, help) = match periods {
+        [] => return,
+        _ if is_by_granularity && (lacks(GRANULARITY) || !partitioning.has_date()) => {
+            (GRANULARITY, "write partition = [\"granularity\", \"date\"]")
+        }
+        _ if !partitioning.has_date() => ("date", "write partition = [\"date\"]"),
+        _ => return,
+    };
+    let message = format!(
+        "`retain` removes whole directories, and those of `{}` are not told apart by `{missing}`",
+        input.name
+    );
+    section.findings().error_help(section.key_span("retain"), message, help);
 }
 
 /// Reports a partition that is named twice.

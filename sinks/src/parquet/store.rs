@@ -17,8 +17,8 @@ use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 
 use super::files::{
-    create, create_new, ensure_directory, fault, find_prefixed, link_exclusively, names, nonce,
-    remove, remove_files, rename, sync_directory, sync_file,
+    create, create_new, ensure_directory, fault, files_below, find_prefixed, link_exclusively,
+    names, nonce, remove, remove_files, remove_listed, rename, sync_directory, sync_file,
 };
 
 /// What a file that grows for a bucket holds in memory before it goes to a temporary file.
@@ -246,6 +246,34 @@ impl Store {
                     }
                 }
                 moves.iter().for_each(|_| failpoint::reach("parquet.file.visible"));
+                Ok(())
+            }
+        }
+    }
+
+    /// True if anything is in a directory.
+    pub(super) fn has_directory(&self, name: &str) -> Result<bool, Fault> {
+        match self {
+            Self::Directory(path) => Ok(path.join(name).is_dir()),
+            Self::Bucket(bucket) => Ok(!bucket.list(name)?.is_empty()),
+        }
+    }
+
+    /// Every file below a directory, in no order.
+    pub(super) fn files(&self, directory: &str) -> Result<Vec<String>, Fault> {
+        match self {
+            Self::Directory(path) => files_below(path, directory),
+            Self::Bucket(bucket) => bucket.list(directory),
+        }
+    }
+
+    /// Removes files below the inputs' directories, durably. Some may be gone.
+    pub(super) fn remove_below(&self, names: &[String]) -> Result<(), Fault> {
+        match self {
+            Self::Directory(path) => remove_listed(path, names),
+            Self::Bucket(bucket) => {
+                bucket.delete(names)?;
+                names.iter().for_each(|_| failpoint::reach("parquet.clean.removed"));
                 Ok(())
             }
         }

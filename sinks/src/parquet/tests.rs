@@ -2,6 +2,7 @@
 
 mod buckets;
 mod crash_images;
+mod retention;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -127,7 +128,12 @@ impl Bench {
 
 fn plan_of(source: &str, schema: SchemaRef, emit: Emit) -> Result<Arc<Plan>, String> {
     let document = Document::parse("t.toml", source, Box::new(|_| None));
-    let input = SinkInput { name: "events".to_owned(), role: InputRole::RawEvents, schema };
+    let input = SinkInput {
+        name: "events".to_owned(),
+        role: InputRole::RawEvents,
+        schema,
+        granularities: Vec::new(),
+    };
     let context = SinkContext {
         pipeline: "trading".to_owned(),
         sink: "lake".to_owned(),
@@ -565,7 +571,8 @@ fn settings_that_are_wrong_are_found() {
         ("path = \"ftp://h/x\"", "`ftp://` is not a place for files"),
         ("path = \"l\"\ninsecure = true", "`insecure` is about servers"),
         ("path = \"\"", "`path` is empty"),
-        ("path = \"l\"\nretain = \"1d\"", "`retain` is not built yet"),
+        ("path = \"l\"\npartition = []\nretain = \"1d\"", "told apart by `date`"),
+        ("path = \"l\"\nretain = { \"1m\" = \"1d\" }", "nothing grows old here"),
         ("path = \"l\"\ncompression = \"gzip\"", "has no key `compression`"),
         ("path = \"l\"\npartition = [\"event_typ\"]", "did you mean `event_type`?"),
         ("path = \"l\"\npartition = [\"payload\"]", "`payload` is JSON"),

@@ -30,6 +30,8 @@ pub(super) struct Input {
     pub(super) name: String,
     pub(super) layout: Arc<Layout>,
     pub(super) partitioning: Partitioning,
+    /// How long its rows stay, each period with the granularity that it is for; none: for good.
+    pub(super) periods: Vec<(Option<String>, i64)>,
 }
 
 /// How files are named: unique over all lives of the pipeline and over pipelines that share a

@@ -4,11 +4,13 @@ use tokio_postgres::{Client, Error};
 use waterwheel_config::schema::{Finality, Schema, SchemaRef};
 use waterwheel_config::value::ColumnType;
 use waterwheel_pipeline::contract::fault::Fault;
+use waterwheel_pipeline::contract::retain::Retain;
 use waterwheel_pipeline::contract::sink::{InputRole, SinkInput};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::fault::fault;
 use super::finality;
+use super::partitions::{self, Layout};
 use super::progress::{BEGIN_CREATING, Owner, PROGRESS};
 
 /// Postgres cuts longer identifiers off, so that two names could become one.
@@ -99,11 +101,20 @@ pub(super) struct Table {
     pub(super) schema: SchemaRef,
     role: InputRole,
     indexes: bool,
+    /// The name of its input.
+    pub(super) input: String,
+    /// How long its rows stay, each period with the granularity that it is for; none: for good.
+    pub(super) periods: Vec<(Option<String>, i64)>,
 }
 
 impl Table {
     /// The table of an input. The error is a sentence for a finding.
-    pub(super) fn new(name: TableName, input: &SinkInput, indexes: bool) -> Result<Self, String> {
+    pub(super) fn new(
+        name: TableName,
+        input: &SinkInput,
+        indexes: bool,
+        retain: Option<&Retain>,
+    ) -> Result<Self, String> {
         for column in &input.schema.columns {
             check_length(&column.name)?;
             if column.name.is_empty() || column.name.contains('\0') {
@@ -120,7 +131,9 @@ impl Table {
             return Err(format!("the key of `{}` has more than 32 columns", input.name));
         }
         let indexes = indexes && input.role == InputRole::RawEvents;
-        let table = Self { name, schema: input.schema.clone(), role: input.role, indexes };
+        let (schema, role) = (input.schema.clone(), input.role);
+        let periods = retain.map(|retain| retain.of(input)).unwrap_or_default();
+        let table = Self { name, schema, role, indexes, input: input.name.clone(), periods };
         if let Some(view) = table.view() {
             check_length(&view.name)?;
         }
@@ -139,6 +152,28 @@ impl Table {
         format!("{}{indexed}", self.name.plain())
     }
 
+    /// The period that serves all rows, where it is one.
+    pub(super) fn one_period_us(&self) -> Option<i64> {
+        match self.periods.as_slice() {
+            [(None, us)] => Some(*us),
+            _ => None,
+        }
+    }
+
+    /// True if the time of a row never changes, so that key and time together are as unique as the
+    /// key alone.
+    fn is_time_of_key(&self) -> bool {
+        self.schema
+            .time
+            .is_some_and(|time| self.schema.append_only || self.schema.key.contains(&time))
+    }
+
+    /// How full pages are made: rows that change leave room for their next version in the same
+    /// page, which spares the index an entry.
+    pub(super) fn fillfactor(&self) -> u8 {
+        if self.schema.append_only { 100 } else { 80 }
+    }
+
     /// The longest text that a column can hold, where there is a limit.
     pub(super) fn longest_bytes(&self, column: usize) -> Option<usize> {
         let indexed = self.indexes && INDEXED.contains(&self.schema.columns[column].name.as_str());
@@ -152,12 +187,20 @@ impl Table {
 
     /// What `ON CONFLICT` and the unique index name: the key, or a constant where the key is empty
     /// and the table holds one row.
-    pub(super) fn conflict_target(&self) -> String {
-        if self.schema.key.is_empty() {
+    pub(super) fn conflict_target(&self, layout: &Layout) -> String {
+        let key = self.unique_columns(layout.time_joins_key);
+        if key.is_empty() {
             return "(true)".to_owned();
         }
-        let key = self.schema.key.iter().map(|&at| quote(&self.schema.columns[at].name));
-        key.collect::<Vec<_>>().join(", ")
+        key.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The columns of the unique index.
+    fn unique_columns(&self, time_joins_key: bool) -> Vec<&str> {
+        let time =
+            self.schema.time.filter(|time| time_joins_key && !self.schema.key.contains(time));
+        let key = self.schema.key.iter().copied().chain(time);
+        key.map(|at| self.schema.columns[at].name.as_str()).collect()
     }
 
     /// Everything that creates the table, without its view.
@@ -166,15 +209,26 @@ impl Table {
         let columns = self.schema.columns.iter();
         let columns: Vec<String> =
             columns.map(|column| format!("{} {}", quote(&column.name), column.kind)).collect();
-        // Rows that change leave room for their next version in the same page, which spares the
-        // index an entry.
-        let fillfactor = if self.schema.append_only { 100 } else { 80 };
+        // Whole partitions can go where one period serves the table.
+        let partitioned = self
+            .one_period_us()
+            .zip(self.schema.time)
+            .filter(|_| self.is_time_of_key())
+            .map(|(period_us, time)| partitions::create_sql(self, time, period_us));
+        let layout = Layout { time_joins_key: partitioned.is_some(), partitions: None };
+        let (head, rest) = partitioned.unwrap_or_else(|| {
+            (format!("WITH (fillfactor = {})", self.fillfactor()), String::new())
+        });
         let mut sql = format!(
-            "CREATE TABLE {table} ({}) WITH (fillfactor = {fillfactor});
-             CREATE UNIQUE INDEX ON {table} ({}) NULLS NOT DISTINCT;",
+            "CREATE TABLE {table} ({}) {head};
+             CREATE UNIQUE INDEX ON {table} ({}) NULLS NOT DISTINCT; {rest}",
             columns.join(", "),
-            self.conflict_target(),
+            self.conflict_target(&layout),
         );
+        // What is old is found by it; windows of one granularity are found by the key.
+        if let (Some(_), Some(time)) = (self.one_period_us(), self.time()) {
+            sql.push_str(&format!("CREATE INDEX ON {table} ({time});"));
+        }
         if self.indexes {
             // jsonb_path_ops answers `payload @> ...`, at a third of the size and cost.
             sql.push_str(&format!(
@@ -316,6 +370,7 @@ impl Table {
             ORDER BY a.attnum";
         let rows = client.query(columns, &[&self.name.schema, &self.name.name]).await?;
         let Some(first) = rows.first() else { return Ok(Found::Missing) };
+        let is_partitioned = first.get::<_, &str>(1) == "p";
         if !["r", "p"].contains(&first.get::<_, &str>(1)) {
             return Ok(Found::Differs(vec!["it is no table".to_owned()]));
         }
@@ -324,16 +379,30 @@ impl Table {
             .filter_map(|row| Some((row.get::<_, Option<&str>>(2)?, row.get(3))))
             .collect();
         let mut differences = differences(&self.schema, &columns);
-        if differences.is_empty() && !self.has_key(client, first.get(0)).await? {
+        if differences.is_empty()
+            && !self.has_key(client, first.get(0), false).await?
+            && !(is_partitioned
+                && self.is_time_of_key()
+                && self.has_key(client, first.get(0), true).await?)
+        {
             differences.push(format!(
                 "it has no unique index over ({}) NULLS NOT DISTINCT",
-                self.conflict_target()
+                self.conflict_target(&Layout::default())
             ));
         }
         Ok(if differences.is_empty() { Found::Fits } else { Found::Differs(differences) })
     }
 
-    async fn has_key(&self, client: &Client, table: u32) -> Result<bool, Error> {
+    /// How a table that fits is laid out.
+    pub(super) async fn layout(&self, client: &Client) -> Result<Layout, Error> {
+        let oid = "SELECT $1::text::regclass::oid";
+        let table: u32 = client.query_one(oid, &[&self.name.quoted()]).await?.get(0);
+        let time_joins_key = !self.has_key(client, table, false).await?;
+        Ok(Layout { time_joins_key, partitions: partitions::load(client, self).await? })
+    }
+
+    /// True if there is a unique index over the key, or over the key and the time.
+    async fn has_key(&self, client: &Client, table: u32, with_time: bool) -> Result<bool, Error> {
         // NULLs need no care where the columns cannot hold any, as those of a primary key.
         let index = "
             SELECT EXISTS (
@@ -350,8 +419,7 @@ impl Table {
                 AND key.names @> $2 AND key.names <@ $2
                 AND (i.indnullsnotdistinct OR key.filled)
             )";
-        let key: Vec<&str> =
-            self.schema.key.iter().map(|&at| self.schema.columns[at].name.as_str()).collect();
+        let key = self.unique_columns(with_time);
         Ok(client.query_one(index, &[&table, &key]).await?.get(0))
     }
 

@@ -2,6 +2,7 @@ mod faults;
 mod fencing;
 mod finality;
 mod resets;
+mod retention;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,11 +64,41 @@ fn raw_event(sequence: i64, user: &str) -> Row {
 }
 
 fn input(name: &str, role: InputRole, schema: Arc<Schema>) -> SinkInput {
-    SinkInput { name: name.to_owned(), role, schema }
+    SinkInput { name: name.to_owned(), role, schema, granularities: Vec::new() }
 }
 
 fn operator() -> SinkInput {
     input("volume", InputRole::Operator, volume_schema())
+}
+
+/// An aggregate's windows: granularity, start, end, group, measure.
+fn windows() -> SinkInput {
+    let schema = Schema {
+        columns: vec![
+            Column::new("granularity", ColumnType::Text),
+            Column::time("window_start", HOUR_US),
+            Column::time("window_end", 0),
+            Column::new("symbol", ColumnType::Text),
+            Column::new("trades", ColumnType::Bigint),
+        ],
+        key: vec![0, 1, 3],
+        finality: Finality::At { column: 2, plus_us: 0 },
+        append_only: false,
+        time: Some(1),
+    };
+    let mut input = input("volume", InputRole::Operator, Arc::new(schema));
+    input.granularities = vec!["1m".into(), "1h".into()];
+    input
+}
+
+fn timeless() -> Arc<Schema> {
+    Arc::new(Schema {
+        columns: vec![Column::new("trades", ColumnType::Bigint)],
+        key: vec![],
+        finality: Finality::Immediate,
+        append_only: false,
+        time: None,
+    })
 }
 
 /// Plans a sink; the error is what `check` would print.
@@ -117,11 +148,17 @@ fn commit(ordinal: u64, upserts: Vec<Row>, deletes: Vec<Row>) -> Commit {
     Commit { progress: progress(ordinal, NO_WATERMARK), changes }
 }
 
-/// What psql would print of a query: columns by `|`, NULL as nothing.
-async fn lines(server: &TestServer, query: &str) -> Vec<String> {
+/// A client, and the task that drives it.
+async fn client(server: &TestServer) -> (tokio_postgres::Client, tokio::task::JoinHandle<()>) {
     let (client, connection) =
         tokio_postgres::connect(&server.url(), NoTls).await.expect("a client");
-    let driver = tokio::spawn(connection);
+    let driver = tokio::spawn(async { drop(connection.await) });
+    (client, driver)
+}
+
+/// What psql would print of a query: columns by `|`, NULL as nothing.
+async fn lines(server: &TestServer, query: &str) -> Vec<String> {
+    let (client, driver) = client(server).await;
     client.batch_execute("SET timezone = 'UTC'").await.expect("a setting");
     let messages = client.simple_query(query).await.expect(query);
     driver.abort();
@@ -153,7 +190,14 @@ fn plan_reports_what_is_wrong() {
         ("table.volum = \"x\"", vec![operator()], "did you mean `volume`?"),
         ("table.volume = \"Live.Volume\"", vec![operator()], "not a table name"),
         (&long, vec![operator()], "longer than the 63 bytes"),
-        ("retain = \"90d\"", vec![operator()], "not built yet"),
+        ("retain = \"90\"", vec![operator()], "not a duration"),
+        ("retain = \"0d\"", vec![operator()], "longer than zero"),
+        ("retain = 90", vec![operator()], "a duration such as"),
+        ("retain = {}", vec![windows()], "names no windows"),
+        ("retain = { \"1 m\" = \"1d\" }", vec![windows()], "did you mean `1m`?"),
+        ("retain = { \"1m\" = \"0s\" }", vec![windows()], "longer than zero"),
+        ("retain = { \"1m\" = \"1d\" }", vec![operator()], "nothing grows old here"),
+        ("retain = \"1d\"", vec![input("total", InputRole::Operator, timeless())], "has no time"),
         ("table.volume = \"events\"", vec![operator(), events()], "for `events` and for volume"),
         ("table.events = \"volume_final\"", vec![operator(), events()], "volume_final would be"),
         ("table.volume = \"waterwheel.progress\"", vec![operator()], "the progress"),

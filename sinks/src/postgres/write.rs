@@ -24,6 +24,7 @@ use waterwheel_pipeline::contract::sink::Changes;
 
 use super::arrays::ColumnArray;
 use super::fault::{fault, is_broken};
+use super::partitions::Layout;
 use super::progress::{self, Move, Owner};
 use super::tables::{Table, quote};
 
@@ -48,7 +49,11 @@ pub(super) struct Statements {
 
 impl Statements {
     /// Prepares what every commit needs.
-    pub(super) async fn prepare(client: &Client, tables: &[Table]) -> Result<Self, Fault> {
+    pub(super) async fn prepare(
+        client: &Client,
+        tables: &[Table],
+        layouts: &[Layout],
+    ) -> Result<Self, Fault> {
         let failed = |error: Error| fault(&error, "preparing the statements");
         // Said in full, so that no default of the role changes what a commit means.
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -59,8 +64,8 @@ impl Statements {
             upserts: Vec::new(),
             deletes: HashMap::new(),
         };
-        for table in tables {
-            let prepared = client.prepare(&upsert_sql(table)).await;
+        for (table, layout) in tables.iter().zip(layouts) {
+            let prepared = client.prepare(&upsert_sql(table, layout)).await;
             statements.upserts.push(prepared.map_err(|error| table_fault(&error, table))?);
         }
         Ok(statements)
@@ -91,10 +96,12 @@ fn table_fault(error: &Error, table: &Table) -> Fault {
 
 /// Rows that are there already are rewritten, in append-only tables too: whatever stood there, the
 /// table equals the pipeline's result afterwards.
-fn upsert_sql(table: &Table) -> String {
+fn upsert_sql(table: &Table, layout: &Layout) -> String {
     let columns = table.columns();
     let arrays = arrays(table, 0..columns.len());
-    let is_key = |at: &usize| table.schema.key.contains(at);
+    // A partition's own column stays as it is: the row stays where it is.
+    let joins = |at: usize| layout.time_joins_key && table.schema.time == Some(at);
+    let is_key = |at: &usize| table.schema.key.contains(at) || joins(*at);
     let set: Vec<String> = (0..columns.len())
         .filter(|at| !is_key(at))
         .map(|at| format!("{0} = EXCLUDED.{0}", columns[at]))
@@ -109,7 +116,7 @@ fn upsert_sql(table: &Table) -> String {
         "INSERT INTO {} ({}) SELECT * FROM unnest({arrays}) ON CONFLICT ({}) DO {action}",
         table.name.quoted(),
         columns.join(", "),
-        table.conflict_target(),
+        table.conflict_target(layout),
     )
 }
 

@@ -44,6 +44,7 @@ fn deployment() -> Deployment {
         workers: 1,
         flush_us: 1,
         checkpoint: None,
+        report: None,
         sources: Vec::new(),
         operators: Vec::new(),
         sinks: Vec::new(),

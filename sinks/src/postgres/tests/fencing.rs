@@ -35,7 +35,7 @@ async fn an_older_instance_cannot_commit() {
 async fn sink_with_lease_of(server: &TestServer, generation: i64) -> Box<dyn Sink> {
     let schema = volume_schema();
     let table = TableName::parse("volume").expect("a name");
-    let table = Table::new(table, &input("volume", InputRole::Operator, schema), true);
+    let table = Table::new(table, &input("volume", InputRole::Operator, schema), true, None);
     let settings = Settings {
         address: Address::parse(&server.url(), None).expect("an address"),
         owner: Owner { pipeline: "trading".into(), sink: "warehouse".into() },
@@ -43,11 +43,13 @@ async fn sink_with_lease_of(server: &TestServer, generation: i64) -> Box<dyn Sin
     };
     let mut sink = PostgresSink::new(Arc::new(settings));
     let connection = sink.connect().await.expect("a connection");
-    let statements = Statements::prepare(&connection.client, &sink.settings.tables).await;
+    let statements =
+        Statements::prepare(&connection.client, &sink.settings.tables, &[Layout::default()]).await;
     let statements = statements.unwrap_or_else(|fault| panic!("{fault}"));
     let lease = Lease { generation, session: 1 };
     sink.generation = Some(generation);
-    sink.session = Some(Session { connection, statements, lease });
+    sink.session =
+        Some(Session { connection, statements, layouts: vec![Layout::default()], lease });
     Box::new(sink)
 }
 

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::Postgres;
 use crate::support::python::{python, root};
-use crate::support::wait_until;
 use crate::support::waterwheel::Deployment;
+use crate::support::{copy_directory, wait_until};
 
 #[test]
 fn a_trading_coach() {
@@ -22,7 +22,7 @@ fn a_trading_coach() {
 
 #[test]
 fn an_exchange() {
-    assert_eq!(into_postgres("exchange", "warehouse"), page("exchange"));
+    assert_eq!(into_postgres("exchange", "results"), page("exchange"));
 }
 
 #[test]
@@ -98,8 +98,9 @@ fn deployment(directory: &TempDir, name: &str) -> Deployment {
     let lines = text.lines().filter(|line| !is_of_today(line));
     let text: Vec<&str> = lines.collect();
     let text = text.join("\n").replacen("\nstream = ", "\nmax_future = \"100y\"\nstream = ", 1);
-    let deployment = Deployment::new(&directory.path().join("run"), &text);
-    deployment.set("STREAM", stream(name))
+    let run = directory.path().join("run");
+    copy_directory(&root().join("config/deployments/schemas"), &run.join("schemas"));
+    Deployment::new(&run, &text).set("STREAM", stream(name))
 }
 
 fn stream(name: &str) -> String {

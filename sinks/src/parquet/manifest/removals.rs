@@ -15,10 +15,8 @@ impl Log {
     ) -> Result<Option<Vec<String>>, Fault> {
         for _ in 0..CLAIM_ATTEMPTS {
             // An instance asks behind its own entry: a newer one has taken the number then.
-            if self.own.is_some() {
-                if !self.adopts()? {
-                    return Err(self.superseded()?);
-                }
+            if self.own.is_some() && !self.adopts()? {
+                return Err(self.superseded()?);
             }
             let Some(newest) = self.newest()? else { return Ok(None) };
             let chosen = choose(&newest)?;

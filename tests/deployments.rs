@@ -89,15 +89,13 @@ fn publish(nats: &NatsServer, name: &str) -> u64 {
     last.trim().parse().expect("a sequence")
 }
 
-/// The deployment as it stands in the repository, but for what depends on today: its events may still be
-/// to come, and grow older than what it keeps.
+/// The deployment as it stands in the repository, but that its events may still be to come.
 fn deployment(directory: &TempDir, name: &str) -> Deployment {
     let text = fs::read_to_string(file(name)).unwrap();
-    let is_of_today =
-        |line: &str| line.starts_with("retain = ") || line.starts_with("max_future = ");
-    let lines = text.lines().filter(|line| !is_of_today(line));
-    let text: Vec<&str> = lines.collect();
-    let text = text.join("\n").replacen("\nstream = ", "\nmax_future = \"100y\"\nstream = ", 1);
+    let text = match text.contains("max_future") {
+        true => text,
+        false => text.replacen("\nstream = ", "\nmax_future = \"100y\"\nstream = ", 1),
+    };
     let run = directory.path().join("run");
     copy_directory(&root().join("config/deployments/schemas"), &run.join("schemas"));
     Deployment::new(&run, &text).set("STREAM", stream(name))

@@ -16,7 +16,15 @@ const SOURCES: [&str; 2] = ["left", "right"];
 
 const FORMATS: [&str; 2] = ["json", "cloudevents"];
 
+/// The first operator lays out what is decoded of `right` in another way than of `left`.
 const OPERATORS: &str = r#"
+[operators.few]
+type = "aggregate"
+from = "right"
+by = ["properties.urgent", "properties.at"]
+windows = ["1h"]
+measures.n = "count(distinct causation_id)"
+
 [operators.volume]
 type = "aggregate"
 from = ["left", "right"]
@@ -117,10 +125,11 @@ measures.top = "max(properties.price)"
 
 [sinks.out]
 type = "print"
-from = ["volume", "pairs", "onboarding", "orders", "visits", "cohorts", "chains", "dear", "thin", "columns", "behind", "hours", "dead_letter"]
+from = ["few", "volume", "pairs", "onboarding", "orders", "visits", "cohorts", "chains", "dear", "thin", "columns", "behind", "hours", "dead_letter"]
 "#;
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
+    "few",
     "volume",
     "pairs",
     "onboarding",

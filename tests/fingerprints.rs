@@ -588,6 +588,7 @@ const EDITS: &[Edit] = &[
     added("parquet.emit", "path = \"lake\"", "emit = \"changes\"", "lake"),
 
     edit("results.subject", SUBJECT, "subject = \"live.{operator}\"", "results"),
+    edit("results.kv", SUBJECT, "kv = \"results\"", "results"),
     added("results.url", SUBJECT, "url = \"nats://elsewhere:4222\"", NOTHING),
     added("results.context", SUBJECT, "context = \"c\"", NOTHING),
     added("results.creds", SUBJECT, "creds = \"file.creds\"", NOTHING),

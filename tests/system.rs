@@ -6,6 +6,7 @@
 
 mod agreement;
 mod bad_input;
+mod bucket;
 mod cases;
 mod deployments;
 mod disk_full;

@@ -169,11 +169,18 @@ mod tests {
 
     #[test]
     fn order_and_grouping_do_not_matter() {
-        for (one, other) in
-            [(0..10, 5..20), (0..500, 400..600), (0..10, 0..5_000), (0..900, 0..2_000)]
-        {
+        for (one, other) in [
+            (0..10, 5..20),
+            (0..500, 400..600),
+            (0..10, 0..5_000),
+            (0..900, 0..2_000),
+            (0..200, 100..5_000),
+        ] {
             let whole = counter(one.start..other.end);
             let (mut left, mut right) = (counter(one), counter(other));
+            let mut apart = left.clone();
+            apart.merge(right.clone());
+            assert_eq!(apart, whole);
             right.merge(left.clone());
             assert_eq!(right, whole);
             left.merge(right);

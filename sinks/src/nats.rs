@@ -17,13 +17,19 @@
 //! text `_` becomes `%5F`. What would be longer than 128 bytes is cut and ends in `%~` and a hash. So data
 //! can add no token, no wildcard and no white space.
 //!
+//! **A bucket.** `kv = "prices"` in the place of `subject` keeps the latest row of each key in a
+//! key-value bucket instead: under `<operator>.<key>...`, a token for each column of the row's key,
+//! encoded as above but with `=` for `%`. A deleted row leaves its key's delete marker. The progress is
+//! the key `waterwheel.progress.<pipeline>.<sink>` beside them. What is said below of the stream holds
+//! for that of the bucket, `KV_<bucket>`.
+//!
 //! **The stream** is yours: it captures the results and `waterwheel.progress.<pipeline>.<sink>`,
 //! where the progress is kept. With `allow_atomic` on it (nats-server 2.12 or later) up to 999 rows
 //! and their progress appear in one step, and a second instance of the pipeline is refused in that
 //! step. A commit of more rows appears step by step. If the pipeline is killed between two steps,
-//! the next run publishes the whole commit again, as absolute values: whoever keeps the last value
-//! per key ends up right. Without `allow_atomic`, or on an older server, rows may be published
-//! again after every fault: *at least once*.
+//! the next run publishes the whole commit again, up to the same place and as absolute values: whoever
+//! keeps the last value per key ends up right. Without `allow_atomic`, or on an older server, rows may
+//! be published again after every fault, in the same way: *at least once*.
 //!
 //! Without its progress message nobody knows what of the result is in the stream. So a stream is
 //! refused whose limits could remove it: `max_msgs` and `max_bytes` need `discard = new` (the sink
@@ -40,16 +46,16 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use waterwheel_config::section::Section;
-use waterwheel_pipeline::contract::epoch::{Generation, Progress};
+use waterwheel_config::section::{Section, Spanned};
+use waterwheel_pipeline::contract::epoch::{EpochRecord, Generation, Progress};
 use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::nats::{self as connection, ConnectionSpec};
 use waterwheel_pipeline::contract::sink::{
-    Changes, Claim, ClaimError, Commit, Emit, Sink, SinkContext, SinkKind, SinkSpec,
+    Changes, Claim, ClaimError, Commit, Emit, Sink, SinkContext, SinkInput, SinkKind, SinkSpec,
 };
 
-use self::messages::Messages;
+use self::messages::{Form, Messages};
 use self::publish::{Outlet, Stored};
 use self::template::Template;
 
@@ -66,47 +72,85 @@ pub const KIND: SinkKind = SinkKind {
 struct Settings {
     connection: ConnectionSpec,
     context: SinkContext,
+    /// Where the progress is kept.
+    progress_subject: String,
+    form: Form,
     /// The subject of each input, in their order.
     templates: Vec<Template>,
 }
 
 fn plan(section: &Section<'_>, context: &SinkContext) -> Option<Box<dyn SinkSpec>> {
-    section.refuse(&["kv"]);
     let connection = connection::read(section);
-    let subject = if section.has("kv") {
-        section.text("subject")?
-    } else {
-        section.required_text("subject")?
+    let bucket = section.text("kv");
+    let settings = match bucket {
+        Some(bucket) => into_bucket(section, context, &bucket),
+        None => onto_subjects(section, context),
     };
-    let findings_before = section.findings().len();
-    let templates: Vec<Option<Template>> = context
-        .inputs
-        .iter()
-        .map(|input| {
-            let complain = |word: &str, message, help: Option<String>| {
-                let span = section.word(&subject.span, word);
-                match help {
-                    Some(help) => section.findings().error_help(span, message, help),
-                    None => section.findings().error(span, message),
-                }
-            };
-            if input.schema.index_of("op").is_some() {
-                let message = format!("`{}` has a column `op`, which messages need", input.name);
-                let span = section.word_in("from", &input.name);
-                section.findings().error_help(span, message, "give the column another name");
-            }
-            let progress = progress_subject(context);
-            Template::parse(&subject.value, input, &progress)
-                .map_err(|wrong| complain(&wrong.word, wrong.message, wrong.help))
-                .ok()
-        })
-        .collect();
-    if section.findings().len() > findings_before || section.has("kv") {
+    let (progress_subject, form, templates) = settings?;
+    let (connection, context) = (connection?, context.clone());
+    let settings = Settings { connection, context, progress_subject, form, templates };
+    Some(Box::new(Spec(Arc::new(settings))))
+}
+
+type Place = (String, Form, Vec<Template>);
+
+/// Each row under its key.
+fn into_bucket(
+    section: &Section<'_>,
+    context: &SinkContext,
+    bucket: &Spanned<String>,
+) -> Option<Place> {
+    let findings = section.findings();
+    if let Some(subject) = section.text("subject") {
+        let message = "`subject` and `kv` are two places for the same rows";
+        findings.error_help(subject.span, message, "leave one of them out");
         return None;
     }
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    if bucket.value.is_empty() || !bucket.value.bytes().all(is_name) {
+        let message = format!("`{}` cannot be the name of a bucket", bucket.value);
+        let help = "a bucket's name is made of letters, digits, `_` and `-`";
+        findings.error_help(bucket.span.clone(), message, help);
+        return None;
+    }
+    let progress = progress_subject(context);
+    // The progress is a key beside those of the inputs.
+    let own = progress.split('.').next().unwrap_or_default();
+    if context.inputs.iter().any(|input| input.name == own) {
+        let message = format!("keys under `{own}` are those of the progress");
+        findings.error_help(section.word_in("from", own), message, "give the input another name");
+        return None;
+    }
+    let template = |input| Template::of_keys(&bucket.value, input);
+    let templates = context.inputs.iter().map(template).collect();
+    Some((format!("{}.{progress}", template::keys(&bucket.value)), Form::Entry, templates))
+}
+
+/// Each change as a message of its own.
+fn onto_subjects(section: &Section<'_>, context: &SinkContext) -> Option<Place> {
+    let subject = section.required_text("subject")?;
+    let progress = progress_subject(context);
+    let template = |input: &SinkInput| {
+        let complain = |word: &str, message, help: Option<String>| {
+            let span = section.word(&subject.span, word);
+            match help {
+                Some(help) => section.findings().error_help(span, message, help),
+                None => section.findings().error(span, message),
+            }
+        };
+        let has_op = input.schema.index_of("op").is_some();
+        if has_op {
+            let message = format!("`{}` has a column `op`, which messages need", input.name);
+            let span = section.word_in("from", &input.name);
+            section.findings().error_help(span, message, "give the column another name");
+        }
+        let template = Template::parse(&subject.value, input, &progress)
+            .map_err(|wrong| complain(&wrong.word, wrong.message, wrong.help));
+        template.ok().filter(|_| !has_op)
+    };
+    let templates: Vec<Option<Template>> = context.inputs.iter().map(template).collect();
     let templates = templates.into_iter().collect::<Option<Vec<_>>>()?;
-    let settings = Settings { connection: connection?, context: context.clone(), templates };
-    Some(Box::new(Spec(Arc::new(settings))))
+    Some((progress, Form::Change, templates))
 }
 
 fn progress_subject(context: &SinkContext) -> String {
@@ -146,6 +190,8 @@ struct Open {
     outlet: Outlet,
     generation: Generation,
     progress: Option<Progress>,
+    /// Where commits stood of which rows may be in the stream, and no progress.
+    unfinished: Vec<EpochRecord>,
     /// The sequence of the progress message that the next one must follow.
     guard: u64,
     /// A commit that was begun and not ended, and how many of its chunks are in.
@@ -160,7 +206,7 @@ impl NatsSink {
     async fn outlet(&self) -> Result<Outlet, Fault> {
         let connection = connection::connect(&self.settings.connection, "waterwheel").await?;
         let patterns: Vec<&str> = self.settings.templates.iter().map(Template::pattern).collect();
-        Outlet::find(connection, progress_subject(&self.settings.context), &patterns).await
+        Outlet::find(connection, self.settings.progress_subject.clone(), &patterns).await
     }
 }
 
@@ -177,11 +223,11 @@ impl Sink for NatsSink {
         }
         let mut was_there = false;
         loop {
-            let (guard, progress) = match outlet.stored().await? {
+            let (guard, before) = match outlet.stored().await? {
                 Some((_, stored)) if stored.generation >= at_least => {
                     return Err(ClaimError::Stale(stored.generation));
                 }
-                Some((guard, stored)) => (guard, stored.progress),
+                Some((guard, stored)) => (guard, Some(stored)),
                 None if was_there => return Err(outlet.gone().into()),
                 None => {
                     outlet.refuse_orphans().await?;
@@ -190,20 +236,25 @@ impl Sink for NatsSink {
             };
             was_there = guard > 0;
             // What was read counts only if nobody wrote since: the guard sees to that.
-            let claim = Stored::claim(at_least, progress.clone());
+            let claim = Stored::claim(at_least, before);
             if let Some(guard) = outlet.replace(guard, &claim).await? {
-                let generation = at_least;
                 failpoint::reach("nats.sink.claimed");
-                let claimed = progress.clone();
-                self.open =
-                    Some(Open { outlet, generation, progress: claimed, guard, begun: None });
-                return Ok(Claim { generation: at_least, progress });
+                let Stored { generation, progress, unfinished, .. } = claim;
+                self.open = Some(Open {
+                    outlet,
+                    generation,
+                    progress: progress.clone(),
+                    unfinished: unfinished.clone(),
+                    guard,
+                    begun: None,
+                });
+                return Ok(Claim { generation, progress, unfinished });
             }
         }
     }
 
     fn check_reset(&self) -> Result<(), Fault> {
-        let progress = progress_subject(&self.settings.context);
+        let progress = &self.settings.progress_subject;
         let subjects = self.settings.templates.iter().map(Template::pattern);
         let purges: Vec<String> = subjects
             .chain([progress.as_str()])
@@ -229,6 +280,7 @@ impl Sink for NatsSink {
         let messages = Messages::new(
             &settings.context,
             &settings.templates,
+            settings.form,
             commit,
             open.outlet.payload_bytes_max(),
         );
@@ -268,6 +320,10 @@ impl Open {
     /// Publishes the messages of a commit and its progress in chunks, each closed by a progress
     /// message that only the last one moves on. A commit that is made again after a fault goes on
     /// behind the chunks that are in.
+    ///
+    /// Before or with the first row that is visible without its progress, the place of the commit is
+    /// noted: if this process dies, the next one's commit must end there too, or a key that went
+    /// back to its old value behind it would keep the value of the commit that was cut off.
     async fn publish(&mut self, mut messages: Messages<'_>, commit: &Commit) -> Result<(), Fault> {
         let chunks = self.outlet.chunks(messages.len());
         let done = match self.begun.take() {
@@ -276,11 +332,22 @@ impl Open {
         };
         messages.skip(done * self.outlet.chunk_len());
         self.begun = Some((commit.progress.clone(), done));
-        for chunk in done + 1..=chunks {
-            let last = chunk == chunks;
-            let progress = if last { Some(commit.progress.clone()) } else { self.progress.clone() };
-            let stored = Stored { generation: self.generation, progress, chunk, chunks };
-            let rows = messages.take(self.outlet.chunk_len());
+        let record = &commit.progress.record;
+        let is_noted = self.unfinished.iter().any(|known| known.is_same_place(record));
+        let is_one_step = messages.len() == 0 || (self.outlet.is_atomic() && chunks == 1);
+        if !is_noted && !is_one_step {
+            self.unfinished.push(record.clone());
+        }
+        // Where rows do not come in one step with the progress, the note goes ahead of them.
+        let has_note_ahead = !is_noted && !is_one_step && !self.outlet.is_atomic();
+        for chunk in if has_note_ahead { 0 } else { done + 1 }..=chunks {
+            let (progress, unfinished) = match chunk == chunks {
+                true => (Some(commit.progress.clone()), self.still_unfinished(record)),
+                false => (self.progress.clone(), self.unfinished.clone()),
+            };
+            let generation = self.generation;
+            let stored = Stored { generation, progress, chunk, chunks, unfinished };
+            let rows = messages.take(if chunk == 0 { 0 } else { self.outlet.chunk_len() });
             match self.outlet.publish(rows, self.guard, &stored).await? {
                 Some(guard) => self.guard = guard,
                 None => {
@@ -291,7 +358,14 @@ impl Open {
             }
         }
         self.begun = None;
+        self.unfinished = self.still_unfinished(record);
         Ok(())
+    }
+
+    /// What is unfinished when a commit up to this place is in.
+    fn still_unfinished(&self, record: &EpochRecord) -> Vec<EpochRecord> {
+        let is_ahead = |known: &&EpochRecord| !known.is_at_or_before(record);
+        self.unfinished.iter().filter(is_ahead).cloned().collect()
     }
 
     async fn read_again(&mut self) -> Result<(), Fault> {
@@ -299,6 +373,7 @@ impl Open {
         match self.outlet.stored().await? {
             Some((guard, stored)) if stored.generation == generation => {
                 (self.guard, self.progress) = (guard, stored.progress);
+                self.unfinished = stored.unfinished;
                 if let Some((_, done)) = &mut self.begun {
                     *done = if stored.chunk < stored.chunks { stored.chunk } else { 0 };
                 }

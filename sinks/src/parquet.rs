@@ -157,7 +157,7 @@ impl ParquetSink {
         let mut owned = Owned { log, generation, files, durable, waiting: None, lost: false };
         owned.finish_removal(plan)?;
         self.owned = Some(owned);
-        Ok(Claim { generation, progress })
+        Ok(Claim::new(generation, progress))
     }
 
     /// Runs a step; a fault in it loses what waits.

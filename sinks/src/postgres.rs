@@ -300,10 +300,10 @@ impl Sink for PostgresSink {
         if self.expected.as_ref().is_some_and(is_other) {
             self.generation = Some(claimed.lease.generation);
             connection.close().await;
-            return Ok(Claim { generation: at_least, progress: claimed.progress });
+            return Ok(Claim::new(at_least, claimed.progress));
         }
         self.begin_session(connection, &claimed).await?;
-        Ok(Claim { generation: at_least, progress: claimed.progress })
+        Ok(Claim::new(at_least, claimed.progress))
     }
 
     fn check_reset(&self) -> Result<(), Fault> {

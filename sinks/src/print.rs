@@ -106,7 +106,7 @@ impl<W: Write + Send> Sink for PrintSink<W> {
     }
 
     async fn open(&mut self, at_least: Generation) -> Result<Claim, ClaimError> {
-        Ok(Claim { generation: at_least, progress: None })
+        Ok(Claim::new(at_least, None))
     }
 
     async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {

@@ -11,7 +11,8 @@ use waterwheel_pipeline::graph::Deployment;
 use crate::spans::testing::{CONDITIONS, Entry, Told, WHERE, check_final_rows, in_order, log};
 use crate::testing::{
     Cell, Event, Expected, ExpectedRows, Holds, Message, Model, Prefix, Random, Script, Step,
-    cases, check, check_random_cuts, check_same_rows, deployment, lateness_us, naive, run,
+    cases, check, check_random_cuts, check_same_rows, deployment, final_rows, lateness_us, naive,
+    run,
 };
 
 const DAY_US: i64 = 86_400_000_000;
@@ -248,4 +249,29 @@ fn state_is_that_of_the_open_memberships() {
     let (early, late) = (&bytes[5..20], &bytes[20..]);
     let (early, late) = (early.iter().max().expect("some"), late.iter().max().expect("some"));
     assert!(*late > 0 && late <= &(early + early / 4), "{early} bytes early, {late} late");
+}
+
+/// A period is a bit of a word, and there may be more periods than a word has bits.
+#[test]
+fn members_come_back_after_many_periods() {
+    let toml = "[operators.cohorts]\ntype = \"retention\"\nfrom = \"events0\"\n\
+        start = \"event_type = 'signup'\"\nreturn = \"event_type = 'visit'\"\n\
+        period = \"1d\"\nperiods = 70\n";
+    let deployment = deployment(&["1h"], toml).expect("a deployment");
+    let days = [(0, "signup"), (63, "visit"), (64, "visit"), (69, "visit"), (70, "visit")];
+    let steps = days.into_iter().zip(1..).flat_map(|((day, kind), sequence)| {
+        let seconds = 1_767_225_600 + day * 86_400;
+        let payload =
+            format!("{{\"timestamp\":{seconds},\"event_type\":\"{kind}\",\"user_id\":\"u\"}}");
+        [Step::Message(Message { sequence, payload, ..Message::default() }), Step::Epoch]
+    });
+    let script = Script { steps: steps.collect(), in_flight: 0, is_final: false };
+    let run = run(&deployment, 2, &script).expect("a run");
+    let rows = final_rows(&run, 0).expect("rows");
+    let found: Vec<String> = rows
+        .iter()
+        .map(|row| row.values().iter().map(Value::to_plain).collect::<Vec<_>>().join(" "))
+        .collect();
+    let expected = ["0 1 0 0", "63 1 1 1", "64 1 1 1", "69 1 1 1"];
+    assert_eq!(found, expected.map(|row| format!("2026-01-01T00:00:00Z {row}")));
 }

@@ -369,3 +369,51 @@ fn state_is_bounded_by_what_is_not_decided() {
         assert!(left < 1_000, "{workers} workers hold {left} bytes of what is long past");
     }
 }
+
+/// The ordinals of the events that pass of these: source, ordinal, seconds, type.
+fn passing(settings: &str, events: &[(usize, u64, u64, &str)]) -> Vec<String> {
+    let operators = format!(
+        "[operators.thin]\ntype = \"sample\"\nfrom = [\"events0\", \"events1\"]\n\
+         keep = \"event_type = 'FILL'\"\n{settings}\
+         [operators.each]\ntype = \"derive\"\nfrom = \"thin\"\ncolumns.n = \"sequence\"\n"
+    );
+    let deployment = deployment(&["0s", "0s"], &operators).expect("a deployment");
+    let steps = events.iter().flat_map(|(source, sequence, seconds, kind)| {
+        let seconds = 1_700_000_000 + seconds;
+        let payload = format!("{{\"timestamp\":{seconds},\"event_type\":\"{kind}\"}}");
+        let (source, sequence) = (*source, *sequence);
+        [
+            Step::Message(Message { source, sequence, payload, ..Message::default() }),
+            Step::Batch { worker: 0 },
+            Step::Epoch,
+        ]
+    });
+    let script = Script { steps: steps.collect(), in_flight: 0, is_final: true };
+    let rows = final_rows(&run(&deployment, 1, &script).expect("a run"), 1).expect("rows");
+    let mut found: Vec<String> = rows.iter().map(|row| row.values()[2].to_plain()).collect();
+    found.sort();
+    found
+}
+
+/// SPEC 4: neighbours stand in the order of timestamp, source, sequence.
+#[test]
+fn of_one_moment_the_events_of_the_first_source_come_first() {
+    let events = [(1, 1, 0, "FILL"), (0, 2, 0, "quote"), (1, 3, 0, "quote"), (0, 4, 0, "quote")];
+    assert_eq!(passing("rate = 0\ncontext = 1\n", &events), ["1", "3", "4"]);
+    // Streams count each from one.
+    let twins = [(0, 1, 0, "quote"), (1, 1, 0, "quote")];
+    assert_eq!(passing("rate = 1\n", &twins), ["1", "1"]);
+}
+
+/// Each event is decided in an epoch of its own, when all that pass because of the first are decided
+/// but the last.
+#[test]
+fn the_last_of_the_context_passes_though_all_before_it_are_decided() {
+    let kind = |index: u64| if index == 0 { "FILL" } else { "quote" };
+    let events: Vec<_> = (0..14)
+        .map(|index| [(0, index + 1, index * 12, kind(index)), (1, index + 1, index * 12, "other")])
+        .collect();
+    let events: Vec<_> = events.concat();
+    let settings = "where = \"event_type <> 'other'\"\nrate = 0\ncontext = 5\n";
+    assert_eq!(passing(settings, &events), ["1", "2", "3", "4", "5", "6"]);
+}

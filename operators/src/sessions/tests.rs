@@ -154,8 +154,10 @@ fn sessions_over_changing_rows_equal_the_rule_and_lose_nothing() {
         // Rows of one time have no order that a test could know, so there is one window.
         let mut rows = Model::trades_per_user(vec![random.pick(&["1m", "1h"])]);
         let latest = Kind::Greatest(ColumnType::Text);
-        let sql = "max(cast(event_type as text))";
-        rows.measures.push(Measure::new("event_type", sql, latest, |e, _| e.get("event_type")));
+        // Some rows have no type.
+        let sql = "max(cast(event_type as text)) FILTER (WHERE properties.amount > 2)";
+        let kind = Measure::new("event_type", sql, latest, |e, _| e.get("event_type"));
+        rows.measures.push(kind.filtered(|e| e.get("properties.amount").greater(2.0)));
         let told = Told {
             from: vec!["per_user"],
             time: random.pick(&["window_start", "window_end"]),
@@ -182,13 +184,34 @@ fn sessions_over_changing_rows_equal_the_rule_and_lose_nothing() {
             vec![trades, visits, counts]
         };
         let count = random.pick(&[8, 40, 80]);
-        let log = log(random, count, Tz::UTC, &lateness_us(&deployment), visits.gap_us());
+        let log = match random.below(3) {
+            0 => bursts(random, count as u64),
+            _ => log(random, count, Tz::UTC, &lateness_us(&deployment), visits.gap_us()),
+        };
         let is_dead = |event: &Event| rows.is_dead(event);
         check_random_cuts(&log, random, |workers, script| {
             check(&deployment, workers, script, &is_dead, &mut |prefix| expected(prefix))
         })
         .map_err(|failure| format!("{operators}lateness {lateness}\n{failure}"))
     });
+}
+
+/// Rows that come, change, and go with their third trade (see [`FEW`]): nothing is left of a key.
+fn bursts(random: &mut Random, count: u64) -> Vec<Message> {
+    let mut time_us = 1_700_000_000_000_000;
+    let message = |index: u64| {
+        if index.is_multiple_of(3) {
+            time_us += 60_000_000 * (1 + random.below_i64(3));
+        }
+        let payload = format!(
+            "{{\"timestamp\":{time_us},\"user_id\":\"u1\",\"event_type\":\"visit\",\
+             \"properties\":{{\"amount\":{}}}}}",
+            random.below(5)
+        );
+        let (sequence, received_at_us) = (index + 1, Some(time_us));
+        Message { sequence, received_at_us, payload, ..Message::default() }
+    };
+    (0..count).map(message).collect()
 }
 
 /// How many sessions end when, and how many events they have.

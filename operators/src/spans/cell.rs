@@ -287,3 +287,63 @@ fn difference<R: Spans>(
     }
     changes.extend(after.map(|new| (None, Some(new.clone()))));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Spans of so many events, all of which belong together.
+    struct Counts;
+
+    impl Spans for Counts {
+        type Span = (i64, i64);
+        type Output = ();
+
+        fn begin(&mut self, event: &SpanEvent, times: i64) -> Option<(i64, i64)> {
+            Some((event.time_us, times))
+        }
+
+        fn add(&mut self, span: &mut (i64, i64), _event: &SpanEvent, times: i64) {
+            span.1 += times;
+        }
+
+        fn start_us(span: &(i64, i64)) -> i64 {
+            span.0
+        }
+
+        fn until_us(&self, _span: &(i64, i64)) -> i64 {
+            i64::MAX
+        }
+
+        fn heap_bytes(_span: &(i64, i64)) -> usize {
+            0
+        }
+
+        fn changed(
+            &mut self,
+            _key: &[u8],
+            _before: Option<&(i64, i64)>,
+            _after: Option<&(i64, i64)>,
+            _output: &mut Vec<((), isize)>,
+        ) {
+        }
+    }
+
+    #[test]
+    fn what_comes_and_goes_within_an_epoch_leaves_nothing() {
+        let event = |time_us| SpanEvent {
+            time_us,
+            source: 0,
+            sequence: (0, 0),
+            marks: 0,
+            event_type: None,
+        };
+        let mut cell = Cell::default();
+        let mut changes = Vec::new();
+        for (time_us, times) in [(1, 1), (2, 1), (2, -1)] {
+            cell.take(&mut Counts, event(time_us), times, 0);
+        }
+        cell.settle(&mut Counts, 0, &mut changes);
+        assert_eq!(changes, [(None, Some((1, 1)))]);
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::position::Positions;
+use super::position::{Position, Positions};
 
 /// A number that grows by one with every cut of the input.
 pub type Epoch = u64;
@@ -35,6 +35,26 @@ impl EpochRecord {
     /// The least of the sources' watermarks.
     pub fn watermark(&self) -> i64 {
         self.watermarks.values().copied().min().unwrap_or(NO_WATERMARK)
+    }
+
+    /// True if no source was read further here than there, and no watermark is further.
+    pub fn is_at_or_before(&self, other: &Self) -> bool {
+        let read = |(source, position): (&String, &Position)| {
+            position.ordinal <= other.positions.get(source).map_or(0, |other| other.ordinal)
+        };
+        self.positions.iter().all(read) && other.has_passed(self)
+    }
+
+    /// True if every watermark is at or behind that of an earlier record.
+    pub fn has_passed(&self, earlier: &Self) -> bool {
+        earlier.watermarks.iter().all(|(source, micros)| {
+            *micros <= self.watermarks.get(source).copied().unwrap_or(NO_WATERMARK)
+        })
+    }
+
+    /// True if both are one place in the sources, whoever came there in whichever epoch.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.is_at_or_before(other) && other.is_at_or_before(self)
     }
 }
 

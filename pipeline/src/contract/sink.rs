@@ -5,7 +5,7 @@ use waterwheel_config::schema::SchemaRef;
 use waterwheel_config::section::Section;
 use waterwheel_config::value::Row;
 
-use super::epoch::{Generation, Progress};
+use super::epoch::{EpochRecord, Generation, Progress};
 use super::fault::Fault;
 use super::retain::Cleaning;
 
@@ -95,6 +95,17 @@ pub struct Claim {
     pub generation: Generation,
     /// The progress of the last commit; `None` if there never was one.
     pub progress: Option<Progress>,
+    /// Where commits stood that were begun and not ended, of which rows may be there already: empty
+    /// where a commit is one step. The next commits end in these places too, so that every such row
+    /// comes again; with other places a row that went back to what it was would be left as it is.
+    pub unfinished: Vec<EpochRecord>,
+}
+
+impl Claim {
+    /// Of a sink whose commits are one step.
+    pub fn new(generation: Generation, progress: Option<Progress>) -> Self {
+        Self { generation, progress, unfinished: Vec::new() }
+    }
 }
 
 /// How a claim failed.

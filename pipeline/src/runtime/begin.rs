@@ -68,3 +68,31 @@ pub(super) async fn begin_now(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::position::position_at;
+
+    #[test]
+    fn a_new_sink_is_where_the_others_are_and_finished_where_they_are() {
+        let at = |ordinal| Positions::from([("events".to_owned(), position_at(ordinal))]);
+        for finished in [false, true] {
+            let now = Progress {
+                record: EpochRecord {
+                    epoch: 7,
+                    generation: 2,
+                    positions: at(9),
+                    watermarks: [("events".to_owned(), 50)].into(),
+                },
+                origin: at(0),
+                fingerprint: "another's".to_owned(),
+                finished,
+            };
+            let begun = progress(now.clone(), 3, at(1), "its own");
+            let record = EpochRecord { generation: 3, ..now.record };
+            let (origin, fingerprint) = (at(1), "its own".to_owned());
+            assert_eq!(begun, Progress { record, origin, fingerprint, finished });
+        }
+    }
+}

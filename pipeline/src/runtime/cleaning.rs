@@ -226,7 +226,7 @@ mod tests {
     #[async_trait]
     impl Sink for Scripted {
         async fn open(&mut self, generation: Generation) -> Result<Claim, ClaimError> {
-            Ok(Claim { generation, progress: None })
+            Ok(Claim::new(generation, None))
         }
 
         async fn commit(&mut self, _commit: &Commit) -> Result<Option<Progress>, Fault> {

@@ -64,14 +64,6 @@ pub(super) fn total(record: &EpochRecord) -> (u128, i128) {
     (read.sum(), passed.sum())
 }
 
-/// True if `a` has read no further than `b` in any source, and no watermark is further.
-pub(super) fn is_at_or_before(a: &EpochRecord, b: &EpochRecord) -> bool {
-    let read = |(source, position): (&String, &Position)| {
-        position.ordinal <= b.positions.get(source).map_or(0, |other| other.ordinal)
-    };
-    a.positions.iter().all(read) && has_passed(b, a)
-}
-
 /// True if a sink that recorded `held` has everything up to `given`. Of a source that it does not
 /// know it has nothing, wherever that began.
 pub(super) fn is_held(given: &EpochRecord, held: &EpochRecord, origin: &Positions) -> bool {
@@ -79,14 +71,7 @@ pub(super) fn is_held(given: &EpochRecord, held: &EpochRecord, origin: &Position
         let known = held.positions.get(source).or_else(|| origin.get(source));
         position.ordinal <= known.map_or(0, |known| known.ordinal)
     };
-    given.positions.iter().all(read) && has_passed(held, given)
-}
-
-/// True if every watermark of `later` is at or behind that of `earlier`.
-fn has_passed(later: &EpochRecord, earlier: &EpochRecord) -> bool {
-    earlier.watermarks.iter().all(|(source, micros)| {
-        *micros <= later.watermarks.get(source).copied().unwrap_or(NO_WATERMARK)
-    })
+    given.positions.iter().all(read) && held.has_passed(given)
 }
 
 #[cfg(test)]
@@ -132,16 +117,16 @@ mod tests {
             cuts.pass();
         }
         assert_eq!(passed, [(5, false), (70, false), (FINAL_WATERMARK, true)]);
-        assert!(is_at_or_before(&marked(9, 9, 5), &marked(9, 9, 5)));
-        assert!(!is_at_or_before(&marked(9, 9, 6), &marked(9, 9, 5)));
+        assert!(marked(9, 9, 5).is_at_or_before(&marked(9, 9, 5)));
+        assert!(!marked(9, 9, 6).is_at_or_before(&marked(9, 9, 5)));
         assert!(!is_held(&marked(9, 9, 6), &marked(9, 9, 5), &Positions::new()));
         assert!(is_held(&marked(9, 9, 5), &marked(9, 9, 6), &Positions::new()));
     }
 
     #[test]
     fn places_compare_source_by_source() {
-        assert!(is_at_or_before(&record(5, 3), &record(5, 3)));
-        assert!(!is_at_or_before(&record(5, 4), &record(6, 3)));
+        assert!(record(5, 3).is_at_or_before(&record(5, 3)));
+        assert!(!record(5, 4).is_at_or_before(&record(6, 3)));
     }
 
     #[test]

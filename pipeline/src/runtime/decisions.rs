@@ -305,8 +305,11 @@ mod tests {
         let begin = whole.len() - 20;
         for length in begin..whole.len() - 1 {
             fs::write(&file, &whole[..length]).unwrap();
-            assert_eq!(opened(place.path(), 2).known, [decision(5, 100)], "{length}");
-            assert_eq!(opened(place.path(), 3).known, [decision(5, 100)], "{length}");
+            let mut next = opened(place.path(), 2);
+            assert_eq!(next.known, [decision(5, 100)], "{length}");
+            next.append(&[decision(7, 300)]).unwrap();
+            let known = opened(place.path(), 3).known;
+            assert_eq!(known, [decision(5, 100), decision(7, 300)], "{length}");
         }
         let second = whole.iter().position(|byte| *byte == b'\n').unwrap() + 12;
         for damaged in [second, second + 9] {

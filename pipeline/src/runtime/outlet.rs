@@ -18,7 +18,7 @@ use super::cuts::is_held;
 use super::gauges::Gauges;
 use super::messages::{Delivery, FromOutlet, Updates};
 use super::waiting::Waiting;
-use crate::contract::epoch::Progress;
+use crate::contract::epoch::{EpochRecord, Progress};
 use crate::contract::fault::{Fault, Remedy};
 use crate::contract::position::Positions;
 use crate::contract::sink::{Changes, Commit, Sink};
@@ -44,6 +44,8 @@ pub(super) struct Outlet {
     /// What the sink has taken: as far as it recorded, or further where it keeps changes for a later
     /// step.
     pub(super) taken: Option<Progress>,
+    /// Where commits stood that were begun and not ended: a commit ends there again.
+    pub(super) unfinished: Vec<EpochRecord>,
     pub(super) origin: Positions,
     pub(super) deliveries: mpsc::Receiver<Delivery>,
     pub(super) coordinator: mpsc::Sender<FromOutlet>,
@@ -108,13 +110,16 @@ impl Outlet {
             let mut taken = 1;
             self.gather(&mut gathered, delivery);
             while gathered.as_ref().is_none_or(|gathered| gathered.rows < GATHERED_ROWS_MAX)
+                && !self.ends_unfinished(gathered.as_ref())
                 && let Ok(delivery) = self.deliveries.try_recv()
             {
                 taken += 1;
                 self.gather(&mut gathered, delivery);
             }
+            let ends_unfinished = self.ends_unfinished(gathered.as_ref());
             let is_due = gathered.as_ref().is_some_and(|gathered| {
                 gathered.rows > 0
+                    || ends_unfinished
                     || gathered.progress.finished
                     || committed_at.elapsed() >= EMPTY_COMMIT_EVERY
             });
@@ -126,6 +131,14 @@ impl Outlet {
             let message = FromOutlet::Taken { sink: self.index, count: taken };
             let _ = self.coordinator.send(message).await;
         }
+    }
+
+    /// True if what waits ends where an earlier commit would have ended.
+    fn ends_unfinished(&self, gathered: Option<&Gathered>) -> bool {
+        gathered.is_some_and(|gathered| {
+            let record = &gathered.progress.record;
+            self.unfinished.iter().any(|unfinished| unfinished.is_same_place(record))
+        })
     }
 
     /// Adds a delivery to what waits, unless the sink holds it already.
@@ -282,7 +295,9 @@ fn changes(mut updates: Updates, schema: &SchemaRef) -> Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::epoch::{EpochRecord, Generation};
+    use std::sync::Mutex;
+
+    use crate::contract::epoch::Generation;
     use crate::contract::position::position_at;
     use crate::contract::sink::{Claim, ClaimError};
     use async_trait::async_trait;
@@ -296,7 +311,7 @@ mod tests {
     #[async_trait]
     impl Sink for Keeping {
         async fn open(&mut self, generation: Generation) -> Result<Claim, ClaimError> {
-            Ok(Claim { generation, progress: None })
+            Ok(Claim::new(generation, None))
         }
 
         async fn commit(&mut self, _commit: &Commit) -> Result<Option<Progress>, Fault> {
@@ -313,29 +328,93 @@ mod tests {
         }
     }
 
-    /// Gives three epochs to a sink that fails at one of its commits.
-    async fn ending(fails_at: usize) -> Ending {
+    /// Notes where its commits end.
+    struct Noting(Arc<Mutex<Vec<u64>>>);
+
+    #[async_trait]
+    impl Sink for Noting {
+        async fn open(&mut self, generation: Generation) -> Result<Claim, ClaimError> {
+            Ok(Claim::new(generation, None))
+        }
+
+        async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {
+            self.0.lock().unwrap().push(commit.progress.record.positions["events"].ordinal);
+            Ok(Some(commit.progress.clone()))
+        }
+
+        async fn recover(&mut self) -> Result<Option<Progress>, Fault> {
+            Ok(None)
+        }
+
+        async fn close(&mut self) -> Result<Option<Progress>, Fault> {
+            Ok(None)
+        }
+    }
+
+    /// What is read up to a position.
+    fn up_to(ordinal: u64) -> EpochRecord {
+        let positions = Positions::from([("events".to_owned(), position_at(ordinal))]);
+        let watermarks = std::collections::BTreeMap::new();
+        EpochRecord { epoch: ordinal, generation: 1, positions, watermarks }
+    }
+
+    /// Gives what is read up to each position to a sink, all before it looks; where its commits end.
+    async fn ends(unfinished: Vec<EpochRecord>) -> Vec<u64> {
         let (deliver, deliveries) = mpsc::channel(8);
-        let (coordinator, mut heard) = mpsc::channel(64);
+        let (coordinator, _heard) = mpsc::channel(64);
+        let ends = Arc::default();
         let outlet = Outlet {
+            unfinished,
+            ..outlet(Box::new(Noting(Arc::clone(&ends))), deliveries, coordinator)
+        };
+        for ordinal in 1..=5 {
+            let delivery = Delivery { record: up_to(ordinal), finished: false, updates: vec![] };
+            deliver.send(delivery).await.unwrap();
+        }
+        drop(deliver);
+        assert!(matches!(outlet.run().await, Ending::Done));
+        let ends = ends.lock().unwrap().clone();
+        ends
+    }
+
+    #[tokio::test]
+    async fn a_commit_ends_where_one_was_cut_off() {
+        assert_eq!(ends(vec![]).await, [5]);
+        assert_eq!(ends(vec![up_to(2)]).await, [2, 5]);
+        assert_eq!(ends(vec![up_to(3), up_to(1)]).await, [1, 3, 5]);
+    }
+
+    fn outlet(
+        sink: Box<dyn Sink>,
+        deliveries: mpsc::Receiver<Delivery>,
+        coordinator: mpsc::Sender<FromOutlet>,
+    ) -> Outlet {
+        Outlet {
             index: 0,
             name: "lake".to_owned(),
-            sink: Box::new(Keeping { commits: 0, fails_at }),
+            sink,
             schemas: Vec::new(),
             fingerprint: String::new(),
             recorded: None,
             taken: None,
+            unfinished: Vec::new(),
             origin: Positions::new(),
             deliveries,
             coordinator,
             gauges: Arc::default(),
             reports: None,
-        };
+        }
+    }
+
+    /// Gives three epochs to a sink that fails at one of its commits.
+    async fn ending(fails_at: usize) -> Ending {
+        let (deliver, deliveries) = mpsc::channel(8);
+        let (coordinator, mut heard) = mpsc::channel(64);
+        let sink = Box::new(Keeping { commits: 0, fails_at });
+        let outlet = outlet(sink, deliveries, coordinator);
         let drive = async move {
             for epoch in 0..3 {
-                let positions = Positions::from([("events".to_owned(), position_at(epoch + 1))]);
-                let watermarks = std::collections::BTreeMap::new();
-                let record = EpochRecord { epoch, generation: 1, positions, watermarks };
+                let record = up_to(epoch + 1);
                 // What is marked so is committed at once.
                 let delivery = Delivery { record, finished: true, updates: Vec::new() };
                 if deliver.send(delivery).await.is_err() {

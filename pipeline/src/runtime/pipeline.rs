@@ -22,10 +22,10 @@ use super::intake::{Intake, MAILBOX_BATCHES};
 use super::messages::FromIntake;
 use super::outlet::Outlet;
 use super::waiting::Waiting;
-use crate::contract::epoch::{Generation, NO_WATERMARK, Progress};
+use crate::contract::epoch::{EpochRecord, Generation, NO_WATERMARK, Progress};
 use crate::contract::fault::{Fault, Remedy};
 use crate::contract::position::{Positions, carry_gaps};
-use crate::contract::sink::{ClaimError, Sink};
+use crate::contract::sink::{Claim, ClaimError, Sink};
 use crate::contract::source::Reading;
 use crate::graph::Deployment;
 
@@ -87,6 +87,8 @@ pub async fn run(
 pub(super) struct Claimed {
     pub(super) sink: Box<dyn Sink>,
     pub(super) progress: Option<Progress>,
+    /// See [`Claim::unfinished`](crate::contract::sink::Claim::unfinished).
+    pub(super) unfinished: Vec<EpochRecord>,
 }
 
 async fn generation(
@@ -224,7 +226,8 @@ async fn claim_all(
                     if let Some(own) = own {
                         *own = generation;
                     }
-                    claimed.push(Claimed { sink, progress: claim.progress });
+                    let Claim { progress, unfinished, .. } = claim;
+                    claimed.push(Claimed { sink, progress, unfinished });
                 }
                 Err(ClaimError::Stale(held)) if own.is_some_and(|own| held > own) => {
                     return Err(Fault::halt(format!(
@@ -284,6 +287,8 @@ impl Running {
     ) -> Result<Self, Fault> {
         let recorded: Vec<Option<Progress>> =
             claimed.iter().map(|claimed| claimed.progress.clone()).collect();
+        let unfinished: Vec<EpochRecord> =
+            claimed.iter().flat_map(|claimed| claimed.unfinished.clone()).collect();
         // All sinks of a pipeline began at one place; a new one begins there too.
         let mut origin = changes::origin(&claimed);
         if let Some(recovered) = &recovered
@@ -329,6 +334,7 @@ impl Running {
                 schemas: node.inputs.iter().map(|input| deployment.schema(*input)).collect(),
                 fingerprint: node.fingerprint.clone(),
                 taken: claimed.progress.clone(),
+                unfinished: claimed.unfinished,
                 recorded: claimed.progress,
                 origin: Positions::new(),
                 deliveries: mailbox,
@@ -361,7 +367,9 @@ impl Running {
                 recorded: recorded
                     .iter()
                     .flatten()
-                    .filter_map(|progress| progress.record.positions.get(&node.name).cloned())
+                    .map(|progress| &progress.record)
+                    .chain(&unfinished)
+                    .filter_map(|record| record.positions.get(&node.name).cloned())
                     .collect(),
                 released: listen,
                 coordinator: sender,
@@ -381,6 +389,7 @@ impl Running {
             outlets,
             from_outlets,
             recorded,
+            unfinished,
             recovered,
             origin,
             writer: writer.as_ref().map(|writer| writer.mailbox.clone()),

@@ -26,6 +26,17 @@ pub(super) struct Outgoing {
     pub(super) left_out: Option<String>,
     /// The row's key, for the person who must act on it.
     pub(super) key: String,
+    /// True if it takes its key out of a bucket.
+    pub(super) is_marker: bool,
+}
+
+/// What a message holds of its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The columns, and `op`: readers are told of every change.
+    Change,
+    /// The columns: a bucket keeps them, and forgets a key by a marker.
+    Entry,
 }
 
 /// The messages of a commit, in the order of the inputs, deletes before upserts.
@@ -34,6 +45,7 @@ pub(super) struct Messages<'c> {
     len: usize,
     inputs: &'c [SinkInput],
     templates: &'c [Template],
+    form: Form,
     headers: Arc<[(&'static str, String)]>,
     id_prefix: String,
     size_bytes_max: usize,
@@ -44,6 +56,7 @@ impl<'c> Messages<'c> {
     pub(super) fn new(
         context: &'c SinkContext,
         templates: &'c [Template],
+        form: Form,
         commit: &'c Commit,
         size_bytes_max: usize,
     ) -> Self {
@@ -59,6 +72,7 @@ impl<'c> Messages<'c> {
             len: commit.changes.iter().map(|it| it.upserts.len() + it.deletes.len()).sum(),
             inputs: &context.inputs,
             templates,
+            form,
             headers: headers(record).into(),
             id_prefix: format!("{}.{}.{place:016x}", context.pipeline, context.sink),
             size_bytes_max,
@@ -93,7 +107,12 @@ impl<'c> Messages<'c> {
 
     fn message(&self, index: usize, op: &str, row: &Row) -> Option<Outgoing> {
         let (input, template) = (self.inputs.get(index)?, self.templates.get(index)?);
-        let mut payload = write_payload(&input.schema, op, row);
+        let is_marker = self.form == Form::Entry && op == "delete";
+        let op = (self.form == Form::Change).then_some(op);
+        let mut payload = match is_marker {
+            true => String::new(),
+            false => write_payload(&input.schema, op, row),
+        };
         let mut left_out = None;
         if payload.len() > self.size_bytes_max {
             let shorter = fit(&input.schema, op, row, self.size_bytes_max);
@@ -111,15 +130,19 @@ impl<'c> Messages<'c> {
             traceparent: traceparent(row, &input.schema).map(str::to_owned),
             left_out,
             key,
+            is_marker,
         })
     }
 }
 
-fn write_payload(schema: &Schema, op: &str, row: &Row) -> String {
+fn write_payload(schema: &Schema, op: Option<&str>, row: &Row) -> String {
     let mut payload = String::with_capacity(256);
-    payload.push_str("{\"op\":\"");
-    payload.push_str(op);
-    payload.push_str("\",");
+    payload.push('{');
+    if let Some(op) = op {
+        payload.push_str("\"op\":\"");
+        payload.push_str(op);
+        payload.push_str("\",");
+    }
     write_row(schema, row, &mut payload);
     payload.push('}');
     payload
@@ -127,7 +150,7 @@ fn write_payload(schema: &Schema, op: &str, row: &Row) -> String {
 
 /// A row without its longest texts, as NULL, so that it fits; and the names of their columns. A
 /// message of its source may be as large as a message can be, and must not stop the pipeline.
-fn fit(schema: &Schema, op: &str, row: &Row, size_bytes_max: usize) -> (String, String) {
+fn fit(schema: &Schema, op: Option<&str>, row: &Row, size_bytes_max: usize) -> (String, String) {
     let mut values = row.values().to_vec();
     let mut sizes: Vec<(usize, usize)> = values
         .iter()
@@ -199,7 +222,7 @@ mod tests {
         for (size_bytes_max, left_out, is_fitting) in
             [(250, "longer", true), (200, "longer,long", true), (60, "longer,long,short", false)]
         {
-            let (payload, names) = fit(&schema, "upsert", &row, size_bytes_max);
+            let (payload, names) = fit(&schema, Some("upsert"), &row, size_bytes_max);
             assert_eq!(names, left_out, "{payload}");
             assert_eq!(payload.len() <= size_bytes_max, is_fitting, "{payload}");
             let written: serde_json::Value = serde_json::from_str(&payload).unwrap();

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use waterwheel_pipeline::contract::epoch::{Generation, Progress};
+use waterwheel_pipeline::contract::epoch::{EpochRecord, Generation, Progress};
 use waterwheel_pipeline::contract::event::TRACEPARENT;
 use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
@@ -47,13 +47,19 @@ pub(super) struct Stored {
     pub(super) progress: Option<Progress>,
     /// How many batches of the commit at hand are in, this one included.
     pub(super) chunk: usize,
-    /// How many it has. If `chunk` is less, rows ahead of `progress` have been published.
+    /// How many it has. If `chunk` is less, rows ahead of `progress` may have been published.
     pub(super) chunks: usize,
+    /// Where the commits stood of which such rows are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) unfinished: Vec<EpochRecord>,
 }
 
 impl Stored {
-    pub(super) fn claim(generation: Generation, progress: Option<Progress>) -> Self {
-        Self { generation, progress, chunk: 0, chunks: 0 }
+    /// The claim of a generation: it knows what the one before knew.
+    pub(super) fn claim(generation: Generation, before: Option<Self>) -> Self {
+        let (progress, unfinished) =
+            before.map(|before| (before.progress, before.unfinished)).unwrap_or_default();
+        Self { generation, progress, chunk: 0, chunks: 0, unfinished }
     }
 }
 
@@ -80,6 +86,10 @@ impl Outlet {
         let streams = api.streams_with(&progress_subject).await;
         let streams = streams.map_err(|error| error.fault("looking for the stream of results"))?;
         let Some(name) = streams.first() else {
+            if let Some(bucket) = bucket_of(&progress_subject) {
+                return Err(Fault::stop(format!("there is no key-value bucket `{bucket}`"))
+                    .help(format!("make it: nats kv add {bucket}")));
+            }
             return Err(uncaptured(&connection, &progress_subject, patterns).await);
         };
         let stream =
@@ -205,6 +215,11 @@ impl Outlet {
     pub(super) async fn replace(&self, guard: u64, stored: &Stored) -> Result<Option<u64>, Fault> {
         let (headers, payload) = self.progress_message(guard, stored)?;
         self.settle(self.request(self.progress_subject.clone(), headers, payload).await)
+    }
+
+    /// True if rows appear in one step with the progress message behind them.
+    pub(super) fn is_atomic(&self) -> bool {
+        self.atomic
     }
 
     /// How many rows go out with one progress message.
@@ -406,12 +421,20 @@ impl Outlet {
 
 /// What a row carries besides.
 fn add_headers(headers: &mut HeaderMap, row: &Outgoing) {
+    if row.is_marker {
+        headers.insert("KV-Operation", "DEL");
+    }
     if let Some(trace) = &row.traceparent {
         headers.insert(TRACEPARENT, trace.as_str());
     }
     if let Some(columns) = &row.left_out {
         headers.insert("Waterwheel-Left-Out", columns.as_str());
     }
+}
+
+/// The bucket whose key this subject is.
+fn bucket_of(subject: &str) -> Option<&str> {
+    subject.strip_prefix("$KV.")?.split('.').next()
 }
 
 /// No stream captures the progress: says what to add to which.

@@ -14,6 +14,16 @@ const VALUE_BYTES_MAX: usize = 128;
 pub(super) struct Template {
     pieces: Vec<Piece>,
     pattern: String,
+    escape: Escape,
+}
+
+/// How a byte is written that may not stand in a token as it is.
+#[derive(Clone, Copy, Debug)]
+enum Escape {
+    /// As in a URL.
+    Percent,
+    /// Keys of buckets know no `%`.
+    Equals,
 }
 
 #[derive(Debug)]
@@ -72,7 +82,18 @@ impl Template {
             let message = format!("`{text}` may name `{progress}`, where the progress is kept");
             return Err(Wrong::new(text, message, None));
         }
-        Ok(Self { pieces, pattern })
+        Ok(Self { pieces, pattern, escape: Escape::Percent })
+    }
+
+    /// The keys of an input's rows in a bucket: its name and a token for each column of their key.
+    pub(super) fn of_keys(bucket: &str, input: &SinkInput) -> Self {
+        let mut pieces = Vec::new();
+        push_literal(&mut pieces, &format!("{}.{}", keys(bucket), input.name));
+        for column in &input.schema.key {
+            push_literal(&mut pieces, ".");
+            pieces.push(Piece::Column(*column));
+        }
+        Self { pattern: pattern(&pieces), pieces, escape: Escape::Equals }
     }
 
     /// The subjects that it can name.
@@ -86,11 +107,18 @@ impl Template {
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(literal) => out.push_str(literal),
-                Piece::Column(column) => encode(row.values().get(*column), &mut out),
+                Piece::Column(column) => {
+                    encode(row.values().get(*column), self.escape, &mut out);
+                }
             }
         }
         out
     }
+}
+
+/// What the subjects of a bucket's keys begin with.
+pub(super) fn keys(bucket: &str) -> String {
+    format!("$KV.{bucket}")
 }
 
 fn push_literal(pieces: &mut Vec<Piece>, text: &str) {
@@ -128,11 +156,16 @@ fn pattern(pieces: &[Piece]) -> String {
     tokens.collect::<Vec<_>>().join(".")
 }
 
-fn encode(value: Option<&Value>, out: &mut String) {
+fn encode(value: Option<&Value>, escape: Escape, out: &mut String) {
+    let (escape, cut) = match escape {
+        Escape::Percent => ('%', "%~"),
+        // No escape has two of them.
+        Escape::Equals => ('=', "=="),
+    };
     let text = value.map(Value::to_plain).unwrap_or_default();
     match text.as_str() {
         "" => return out.push('_'),
-        "_" => return out.push_str("%5F"),
+        "_" => return out.extend([escape, '5', 'F']),
         _ => {}
     }
     let start = out.len();
@@ -141,12 +174,12 @@ fn encode(value: Option<&Value>, out: &mut String) {
             out.push(char::from(byte));
         } else {
             let digit = |value: u8| char::from(b"0123456789ABCDEF"[usize::from(value & 15)]);
-            out.extend(['%', digit(byte >> 4), digit(byte)]);
+            out.extend([escape, digit(byte >> 4), digit(byte)]);
         }
         if out.len() - start > VALUE_BYTES_MAX {
             // All that is written is ASCII; a cut escape is harmless before the hash.
             out.truncate(start + VALUE_BYTES_MAX - 18);
-            out.push_str(&format!("%~{:016x}", xxh3_64(text.as_bytes())));
+            out.push_str(&format!("{cut}{:016x}", xxh3_64(text.as_bytes())));
             return;
         }
     }

@@ -1,8 +1,10 @@
 //! The sink against a real server: what readers of the stream see, and who may write.
 
+mod bucket;
 mod limits;
 #[path = "../../../tests/support/nats_server.rs"]
 mod nats_server;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,7 +85,11 @@ fn sink(server: &NatsServer) -> Box<dyn Sink> {
 }
 
 fn sink_at(url: &str) -> Box<dyn Sink> {
-    let text = format!("url = \"{url}\"\nsubject = \"results.{{operator}}.{{symbol}}\"");
+    sink_of(url, "subject = \"results.{operator}.{symbol}\"", "results.volume.*")
+}
+
+fn sink_of(url: &str, place: &str, pattern: &str) -> Box<dyn Sink> {
+    let text = format!("url = \"{url}\"\n{place}");
     let document = Document::parse("t.toml", &text, Box::new(|_| None));
     let root = document.root();
     let spec = (KIND.plan)(&root, &context());
@@ -91,7 +97,7 @@ fn sink_at(url: &str) -> Box<dyn Sink> {
     assert!(document.findings.is_empty(), "{}", document.render_findings(false));
     let spec = spec.unwrap();
     let host = url.rsplit(['/', '@']).next().unwrap();
-    assert_eq!(spec.resources(), [format!("subject results.volume.* at {host}")]);
+    assert_eq!(spec.resources(), [format!("subject {pattern} at {host}")]);
     spec.build()
 }
 
@@ -470,26 +476,12 @@ fn wrong_settings_are_findings() {
         ("url = \"h\"", "needs the key `subject`"),
         ("subject = \"r.{simbol}\"", "t.toml:1:15"),
         ("subject = \"r.{simbol}\"", "did you mean `symbol`?"),
-        ("subject = \"r\"\nkv = \"b\"", "`kv` is not built yet"),
+        ("subject = \"r\"\nkv = \"b\"", "`subject` and `kv` are two places"),
+        ("kv = \"a.b\"", "`a.b` cannot be the name of a bucket"),
         ("subjects = \"r\"", "did you mean `subject`?"),
     ] {
         let found = findings(settings);
         assert!(found.contains(part), "{settings}\n{found}");
     }
     assert_eq!(findings("subject = \"r.{symbol}\"\nurl = \"h\""), "");
-}
-
-/// The stream is its owner's: nothing is removed from it, and the owner is told how.
-#[tokio::test]
-async fn a_reset_is_refused_with_what_to_purge() {
-    let server = NatsServer::start();
-    let mut sink = sink(&server);
-    let refused = sink.check_reset().expect_err("refused");
-    let help = refused.help.clone().unwrap_or_default();
-    for subject in ["waterwheel.progress.", "results."] {
-        assert!(help.contains(&format!("--subject='{subject}")), "{help}");
-    }
-    let begin = commit(0, &[], &[]).progress;
-    let fault = sink.reset(&begin).await.expect_err("refused");
-    assert_eq!((fault.remedy, fault.help), (Remedy::Halt, refused.help));
 }

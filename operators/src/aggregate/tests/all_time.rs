@@ -167,7 +167,7 @@ fn every_epoch_equals_the_recompute() {
 
 #[test]
 fn rows_that_change_are_followed() {
-    cases("rows that change are followed over all time", 200, |random| {
+    cases("rows that change are followed over all time", 250, |random| {
         let case = Case::over_rows(random);
         let count = random.pick(&[10, 40, 80]);
         let log = case.log(random, count);

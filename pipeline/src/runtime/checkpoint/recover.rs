@@ -14,7 +14,6 @@ use crate::contract::position::{Position, Positions};
 use crate::contract::sink::Emit;
 use crate::contract::state::{KEY_GROUPS, KeyGroup, SavedState};
 use crate::graph::{Deployment, InputRef, OperatorNode};
-use crate::runtime::cuts::is_at_or_before;
 use crate::runtime::final_gate::final_part;
 
 /// The state to begin with.
@@ -120,7 +119,7 @@ fn load(
         let Some(progress) = sink.progress else {
             continue;
         };
-        if !is_at_or_before(&manifest.record, &progress.record) {
+        if !manifest.record.is_at_or_before(&progress.record) {
             return Err(Unfit::Other(format!("it is ahead of sink `{}`", sink.name)));
         }
         if manifest.origin != progress.origin {

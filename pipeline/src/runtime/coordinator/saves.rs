@@ -16,7 +16,6 @@ use crate::contract::epoch::{EpochRecord, Progress};
 use crate::contract::position::Positions;
 use crate::contract::state::{KEY_GROUPS, KeyGroup};
 use crate::runtime::checkpoint::{FromWriter, Snapshot, ToWriter};
-use crate::runtime::cuts::is_at_or_before;
 
 /// A chain has this many segments: few, because all are read at a restart, but enough that a
 /// snapshot is mostly what changed.
@@ -125,7 +124,7 @@ impl Saves {
         };
         let has_committed = |progress: &Option<Progress>| {
             progress.as_ref().is_some_and(|progress| {
-                progress.finished || is_at_or_before(taken, &progress.record)
+                progress.finished || taken.is_at_or_before(&progress.record)
             })
         };
         if self.durable.iter().all(has_committed) {

@@ -14,7 +14,7 @@ use crate::contract::epoch::{Epoch, EpochRecord, Generation, Progress};
 use crate::contract::position::{Position, Positions};
 use crate::graph::Deployment;
 use crate::runtime::checkpoint::{FromWriter, Recovered, ToWriter};
-use crate::runtime::cuts::{Cuts, is_at_or_before};
+use crate::runtime::cuts::Cuts;
 use crate::runtime::dataflow::WorkerHandle;
 use crate::runtime::decisions::Decisions;
 use crate::runtime::gauges::Gauges;
@@ -34,6 +34,8 @@ pub(in crate::runtime) struct Start {
     pub(in crate::runtime) from_outlets: mpsc::Receiver<FromOutlet>,
     /// What each sink recorded; nothing, if it is new.
     pub(in crate::runtime) recorded: Vec<Option<Progress>>,
+    /// Where commits stood that were begun and not ended.
+    pub(in crate::runtime) unfinished: Vec<EpochRecord>,
     /// The checkpoint to go on from.
     pub(in crate::runtime) recovered: Option<Recovered>,
     /// Where each source began when the pipeline was new, as far as that is known.
@@ -72,8 +74,9 @@ impl Coordinator {
                 watermarks: BTreeMap::new(),
             },
         };
-        let ahead = start.recorded.iter().flatten().map(|progress| &progress.record);
-        let cuts = Cuts::new(ahead.filter(|ahead| !is_at_or_before(ahead, &begun)).cloned());
+        let recorded = start.recorded.iter().flatten().map(|progress| &progress.record);
+        let ahead = recorded.chain(&start.unfinished);
+        let cuts = Cuts::new(ahead.filter(|ahead| !ahead.is_at_or_before(&begun)).cloned());
         let largest_us = start.recovered.map(|recovered| recovered.largest_us).unwrap_or_default();
         let mut decided = start.decisions.as_ref().map(|log| log.ahead(&begun.positions));
         let mut ahead_of =

@@ -9,7 +9,7 @@ use super::epochs::{Batch, OpenEpoch};
 use super::sources::{SourceState, View, ready};
 use crate::contract::batch::{BatchBuilder, RawBatch};
 use crate::contract::epoch::{EpochRecord, FINAL_WATERMARK, NO_WATERMARK};
-use crate::contract::position::{Positions, position_at};
+use crate::contract::position::{Position, Positions, position_at};
 use crate::runtime::cuts::{Cuts, is_held};
 use crate::runtime::decisions::Decision;
 
@@ -333,7 +333,10 @@ proptest! {
                 other.read_us.map_or(own.read_us.is_none(), is_near)
             })
         };
-        prop_assert!(ready.iter().all(waits_for_none));
+        for view in &views {
+            let is_ready = ready.contains(&view.index);
+            prop_assert_eq!(is_ready, waits_for_none(&view.index), "{:?}", view);
+        }
     }
 }
 
@@ -372,4 +375,51 @@ fn where_all_are_silent_all_are_where_the_first_of_them_is() {
         run.step(step);
     }
     assert_eq!(run.records.last().unwrap().watermark(), 70);
+}
+
+/// SPEC 3: the watermark is the least of the inputs', so that is how far one is moved that is not
+/// waited for: what it says behind that is in time.
+#[test]
+fn a_silent_source_goes_with_the_one_that_is_furthest_behind() {
+    let log = |timestamps: &[i64]| Log { timestamps: timestamps.to_vec(), lateness_us: 5 };
+    let mut run = Run::new(&[log(&[200]), log(&[100]), log(&[10, 94, 95])], &[], Vec::new());
+    for source in 0..3 {
+        run.step(Step::Read(source, 1));
+    }
+    run.step(Step::Silence(2));
+    let watermarks: Vec<i64> = run.records[0].watermarks.values().copied().collect();
+    assert_eq!(watermarks, [195, 95, 95]);
+    run.finish();
+    assert_eq!(run.late[2], [false, true, false]);
+}
+
+#[test]
+fn a_source_that_has_come_to_its_end_holds_nothing() {
+    let state = |name| SourceState::new(name, 5, None);
+    let mut states = [state("a"), state("b")];
+    (states[0].largest_us, states[1].largest_us) = (Some(100), Some(20));
+    let mut epoch = OpenEpoch::new(1);
+    assert_eq!(epoch.judge(&mut states).watermarks, [95, 15]);
+    epoch.finishing.push(1);
+    assert_eq!(epoch.judge(&mut states).watermarks, [95, FINAL_WATERMARK]);
+    // It is so for good.
+    let again = SourceState::new("b", 5, Some(FINAL_WATERMARK));
+    assert_eq!((again.watermark_us(), again.ended), (FINAL_WATERMARK, true));
+    // Sources that are not finished go on from where an earlier run left them.
+    assert_eq!(SourceState::new("a", 5, Some(95)).watermark_us(), 95);
+}
+
+/// A stream of the same name that was made anew, or another one, is not the log that was silent.
+#[test]
+fn what_was_decided_about_another_log_counts_for_nothing() {
+    let at = position_at(3);
+    let decided = |after| Decision { source: name(0), after, watermark_us: 100 };
+    let mut state = SourceState::new(&name(0), 5, None);
+    state.ahead = VecDeque::from([
+        decided(Position { created: 7, ..at.clone() }),
+        decided(at.clone()),
+        decided(Position { stream: "another".to_owned(), ..at.clone() }),
+    ]);
+    state.open_at(position_at(0));
+    assert_eq!(state.ahead, [decided(at)]);
 }

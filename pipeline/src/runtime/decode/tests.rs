@@ -177,6 +177,20 @@ fn lateness_is_judged_in_log_order() {
     assert_eq!(second.events.iter().map(|event| event.late).collect::<Vec<_>>(), flags[3..]);
 }
 
+/// What the others have reached is a watermark like any other: an event at it is in time.
+#[test]
+fn behind_a_silence_an_event_is_late_below_what_the_others_had_reached() {
+    let plan = DecodePlan::new(settings(), Projection::default());
+    let event = |seconds: i64| format!("{{\"timestamp\":{seconds}}}").into_bytes();
+    let payloads = [event(99), event(100), event(99), event(101)];
+    let slices: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+    let mut decoded = plan.decode(batch(&slices)).batch;
+    let late = plan.judge_above(&mut decoded, Some(20_000_000), 100_000_000);
+    let flags: Vec<bool> = decoded.events.iter().map(|event| event.late).collect();
+    assert_eq!(flags, [true, false, true, false]);
+    assert_eq!(reasons(&late), ["late", "late"]);
+}
+
 #[test]
 fn long_keys_are_dead_letters_only_where_a_key_is_needed() {
     let mut projection = Projection::default();

@@ -124,7 +124,7 @@ impl Sink for MemorySink {
             return Err(ClaimError::Stale(state.generation));
         }
         (state.generation, self.generation) = (at_least, at_least);
-        Ok(Claim { generation: at_least, progress: state.progress.clone() })
+        Ok(Claim::new(at_least, state.progress.clone()))
     }
 
     async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {

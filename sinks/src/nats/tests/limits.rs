@@ -119,3 +119,18 @@ async fn a_login_that_is_refused_later_stops_the_sink() {
     assert_eq!(fault.remedy, Remedy::Stop, "{fault}");
     assert!(fault.message.contains("refuses the login"), "{fault}");
 }
+
+/// The stream is its owner's: nothing is removed from it, and the owner is told how.
+#[tokio::test]
+async fn a_reset_is_refused_with_what_to_purge() {
+    let server = NatsServer::start();
+    let mut sink = sink(&server);
+    let refused = sink.check_reset().expect_err("refused");
+    let help = refused.help.clone().unwrap_or_default();
+    for subject in ["waterwheel.progress.", "results."] {
+        assert!(help.contains(&format!("--subject='{subject}")), "{help}");
+    }
+    let begin = commit(0, &[], &[]).progress;
+    let fault = sink.reset(&begin).await.expect_err("refused");
+    assert_eq!((fault.remedy, fault.help), (Remedy::Halt, refused.help));
+}

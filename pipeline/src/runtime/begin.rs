@@ -8,7 +8,7 @@ use super::waiting::Waiting;
 use crate::contract::epoch::{EpochRecord, Generation, Progress};
 use crate::contract::fault::Fault;
 use crate::contract::fault::Remedy;
-use crate::contract::position::Positions;
+use crate::contract::position::{Position, Positions};
 use crate::graph::Deployment;
 
 /// Where the sink is that has come furthest, and whether the pipeline is finished there; `None` where
@@ -63,7 +63,11 @@ pub(super) async fn begin_now(
             }
         }
         waiting.over();
-        tracing::info!("{name} is new, and takes what comes from now on");
+        let place =
+            |(source, position): (&String, &Position)| format!("{source} {}", position.ordinal);
+        let after: Vec<String> = now.record.positions.iter().map(place).collect();
+        let after = after.join(", ");
+        tracing::info!(after, "{name} is new, and takes what comes from now on");
         claimed.progress = Some(begin);
     }
     Ok(())

@@ -373,8 +373,7 @@ mod tests {
         }
         drop(deliver);
         assert!(matches!(outlet.run().await, Ending::Done));
-        let ends = ends.lock().unwrap().clone();
-        ends
+        ends.lock().unwrap().clone()
     }
 
     #[tokio::test]

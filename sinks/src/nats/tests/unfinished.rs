@@ -63,7 +63,7 @@ async fn it_is_known_until_a_commit_has_come_there() {
     let mut next = sink(&server);
     let claim = next.open(2).await.unwrap();
     assert_eq!(claim.progress, Some(many(10, 0).progress));
-    assert_eq!(claim.unfinished, [record.clone()]);
+    assert_eq!(claim.unfinished, std::slice::from_ref(&record));
     // Another sink's place lies before it.
     next.commit(&many(15, 2)).await.unwrap();
     assert_eq!(unfinished(&results).await, [20]);

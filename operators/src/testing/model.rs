@@ -394,12 +394,15 @@ fn deviation(values: &[&Cell]) -> Option<f64> {
         }
         _ => None,
     };
+    // The difference of two doubles may be beyond double range, where the deviation is not.
+    let is_large = |cell: &Cell| cell.double().is_some_and(|number| number.abs() > 1e300);
+    let scale = if numbers.iter().any(is_large) { 0.5 } else { 1.0 };
     let mut differences = Vec::new();
     for (index, one) in numbers.iter().enumerate() {
         for other in &numbers[..index] {
             differences.push(match (whole(one), whole(other)) {
-                (Some(one), Some(other)) => (one - other) as f64,
-                _ => one.double()? - other.double()?,
+                (Some(one), Some(other)) => (one - other) as f64 * scale,
+                _ => one.double()? * scale - other.double()? * scale,
             });
         }
     }
@@ -409,7 +412,7 @@ fn deviation(values: &[&Cell]) -> Option<f64> {
     }
     let squares: f64 = differences.iter().map(|one| (one / largest).powi(2)).sum();
     let (n, m) = (numbers.len() as f64, numbers.len() as f64 - 1.0);
-    Some((squares / (n * m)).sqrt() * largest)
+    Some((squares / (n * m)).sqrt() * largest / scale)
 }
 
 fn sum(values: &[&Cell]) -> Option<(naive::BigSum, usize)> {

@@ -1,5 +1,5 @@
-//! The columns of a key as written under `by`: paths, each named by its last segment, or a table of
-//! named expressions.
+//! Columns as they are written under `by` and `breakdown`: paths, each named by its last segment, or a
+//! table of named expressions.
 
 use waterwheel_config::expr::{self, Ast};
 use waterwheel_config::section::{Section, Spanned};
@@ -9,8 +9,8 @@ use crate::key::KeyPlan;
 use crate::measure::bare_type;
 use crate::settings::is_table;
 
-/// A `by` column as written.
-pub(crate) struct ByColumn {
+/// An expression with the name of its column.
+pub(crate) struct NamedColumn {
     /// The column's name.
     pub(crate) alias: String,
     /// The expression and where it stands.
@@ -19,9 +19,9 @@ pub(crate) struct ByColumn {
     pub(crate) ast: Ast,
 }
 
-/// The columns of `by`; none where it is not written.
-pub(crate) fn by_columns(section: &Section<'_>) -> Vec<ByColumn> {
-    let mut columns: Vec<ByColumn> = Vec::new();
+/// The columns that stand under a key; none where it is not written.
+pub(crate) fn named_columns(section: &Section<'_>, key: &str) -> Vec<NamedColumn> {
+    let mut columns: Vec<NamedColumn> = Vec::new();
     let mut push = |alias: Option<String>, text: Spanned<String>| match expr::parse(&text.value) {
         Ok(ast) => {
             let alias = alias.or_else(|| last_segment(&ast));
@@ -29,7 +29,7 @@ pub(crate) fn by_columns(section: &Section<'_>) -> Vec<ByColumn> {
                 section.findings().error_help(
                     text.span.clone(),
                     "a computed column needs a name",
-                    format!("write by = {{ name = \"{ast}\" }}"),
+                    format!("write {key} = {{ name = \"{ast}\" }}"),
                 );
                 return;
             };
@@ -37,24 +37,24 @@ pub(crate) fn by_columns(section: &Section<'_>) -> Vec<ByColumn> {
                 section.findings().error_help(
                     text.span.clone(),
                     format!("there are two columns named `{alias}`"),
-                    format!("give one of them another name: by = {{ name = \"{ast}\" }}"),
+                    format!("give one of them another name: {key} = {{ name = \"{ast}\" }}"),
                 );
                 return;
             }
-            columns.push(ByColumn { alias, text, ast });
+            columns.push(NamedColumn { alias, text, ast });
         }
         Err(error) => expr::report(section, &text, &error),
     };
-    if !section.has("by") {
-        let _ = section.node("by");
+    if !section.has(key) {
+        let _ = section.node(key);
         return columns;
     }
-    if is_table(section, "by") {
-        for (name, text) in named_texts(section, "by") {
+    if is_table(section, key) {
+        for (name, text) in named_texts(section, key) {
             push(Some(name), text);
         }
     } else {
-        for text in section.texts("by").unwrap_or_default() {
+        for text in section.texts(key).unwrap_or_default() {
             push(None, text);
         }
     }
@@ -64,7 +64,7 @@ pub(crate) fn by_columns(section: &Section<'_>) -> Vec<ByColumn> {
 /// The programs of the columns over one input; fewer than columns where a finding says why.
 pub(crate) fn key_plan(
     section: &Section<'_>,
-    columns: &[ByColumn],
+    columns: &[NamedColumn],
     scope: &mut InputScope<'_>,
 ) -> KeyPlan {
     let mut key = KeyPlan { programs: Vec::new(), kinds: Vec::new() };

@@ -1,83 +1,13 @@
 //! The columns of an aggregate: their names, and which of them would have the same one.
 
-use waterwheel_config::expr::{self, Ast};
 use waterwheel_config::schema::Column;
 use waterwheel_config::section::{Section, Spanned};
 use waterwheel_config::value::ColumnType;
 
-use crate::settings::is_table;
+use crate::by::NamedColumn;
 
 /// The columns that every aggregate with windows has.
 const OWN: [&str; 3] = ["granularity", "window_start", "window_end"];
-
-/// An expression with the name of its column: of `by` and of `breakdown`.
-pub(super) struct NamedColumn {
-    pub(super) alias: String,
-    pub(super) text: Spanned<String>,
-    pub(super) ast: Ast,
-}
-
-/// Reads a list of paths, or a table of expressions by name.
-pub(super) fn named_columns(section: &Section<'_>, key: &str) -> Vec<NamedColumn> {
-    let mut columns: Vec<NamedColumn> = Vec::new();
-    let mut push = |alias: Option<String>, text: Spanned<String>| match expr::parse(&text.value) {
-        Ok(ast) => {
-            let alias = alias.or_else(|| last_segment(&ast));
-            let Some(alias) = alias else {
-                section.findings().error_help(
-                    text.span.clone(),
-                    "a computed column needs a name",
-                    format!("write {key} = {{ name = \"{ast}\" }}"),
-                );
-                return;
-            };
-            if columns.iter().any(|column| column.alias == alias) {
-                section.findings().error_help(
-                    text.span.clone(),
-                    format!("there are two columns named `{alias}`"),
-                    format!("give one of them another name: {key} = {{ name = \"{ast}\" }}"),
-                );
-                return;
-            }
-            columns.push(NamedColumn { alias, text, ast });
-        }
-        Err(error) => expr::report(section, &text, &error),
-    };
-    if !section.has(key) {
-        let _ = section.node(key);
-        return columns;
-    }
-    if is_table(section, key) {
-        for (name, text) in named_texts(section, key) {
-            push(Some(name), text);
-        }
-    } else {
-        for text in section.texts(key).unwrap_or_default() {
-            push(None, text);
-        }
-    }
-    columns
-}
-
-/// The entries of a table of expressions.
-pub(super) fn named_texts(section: &Section<'_>, key: &str) -> Vec<(String, Spanned<String>)> {
-    let Some(table) = section.table(key) else {
-        return Vec::new();
-    };
-    table
-        .entries()
-        .filter_map(|(key, node)| Some((key.name.clone(), table.node_text(node, &key.name)?)))
-        .collect()
-}
-
-fn last_segment(ast: &Ast) -> Option<String> {
-    match ast {
-        Ast::Identifier(name) => Some(name.value.clone()),
-        Ast::CompoundIdentifier(names) => names.last().map(|name| name.value.clone()),
-        Ast::Nested(inner) => last_segment(inner),
-        _ => None,
-    }
-}
 
 /// The name of the column of a breakdown.
 pub(super) fn breakdown_name(column: &NamedColumn) -> String {

@@ -10,11 +10,10 @@ use waterwheel_pipeline::contract::clock::Watermark;
 use waterwheel_pipeline::contract::operator::{InputPlan, OperatorContext};
 
 use super::InputPrograms;
-use super::columns::{
-    NamedColumn, breakdown_name, measure_columns, named_columns, named_texts, refuse_taken_names,
-};
+use super::columns::{breakdown_name, measure_columns, refuse_taken_names};
 use super::levels::{Level, levels, written_windows};
 use crate::accumulator::AccumulatorKind;
+use crate::by::{NamedColumn, named_columns, named_texts};
 use crate::key::KeyPlan;
 use crate::meaning::Meaning;
 use crate::measure::{Feed, Measure, Reading, bare_type, compile_measure, goes_by_time};

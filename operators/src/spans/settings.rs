@@ -9,7 +9,7 @@ use waterwheel_pipeline::contract::clock::Watermark;
 use waterwheel_pipeline::contract::operator::{InputFlow, InputPlan, OperatorContext};
 
 use super::{InputPrograms, Need};
-use crate::by::{ByColumn, by_columns, key_plan};
+use crate::by::{NamedColumn, key_plan, named_columns};
 use crate::key::KeyPlan;
 use crate::meaning::Meaning;
 use crate::settings::{Intake, TimeColumn, key_columns, timezone};
@@ -58,22 +58,22 @@ pub(crate) fn meaning(section: &Section<'_>, by: By, conditions: &[&str]) -> Mea
 }
 
 impl By {
-    fn read(self, section: &Section<'_>) -> Vec<ByColumn> {
+    fn read(self, section: &Section<'_>) -> Vec<NamedColumn> {
         let (Self::Columns { default, .. } | Self::Identity { default }) = self;
         if !section.has("by") {
             let _ = section.node("by");
             let text = Spanned { value: default.to_owned(), span: section.span.clone() };
-            let column = |ast| ByColumn { alias: default.to_owned(), text, ast };
+            let column = |ast| NamedColumn { alias: default.to_owned(), text, ast };
             return expr::parse(default).ok().map(column).into_iter().collect();
         }
         match self {
-            Self::Columns { .. } => by_columns(section),
+            Self::Columns { .. } => named_columns(section, "by"),
             Self::Identity { .. } => {
                 let Some(text) = section.text("by") else {
                     return Vec::new();
                 };
                 match expr::parse(&text.value) {
-                    Ok(ast) => vec![ByColumn { alias: default.to_owned(), text, ast }],
+                    Ok(ast) => vec![NamedColumn { alias: default.to_owned(), text, ast }],
                     Err(error) => {
                         expr::report(section, &text, &error);
                         Vec::new()
@@ -84,7 +84,7 @@ impl By {
     }
 
     /// Reports columns of the key that cannot be.
-    fn check(self, section: &Section<'_>, columns: &[ByColumn]) {
+    fn check(self, section: &Section<'_>, columns: &[NamedColumn]) {
         let Self::Columns { own, .. } = self else {
             return;
         };
@@ -107,7 +107,7 @@ impl By {
     fn plan(
         self,
         section: &Section<'_>,
-        columns: &[ByColumn],
+        columns: &[NamedColumn],
         scope: &mut waterwheel_pipeline::contract::operator::InputScope<'_>,
     ) -> KeyPlan {
         let mut key = if section.has("by") {
@@ -126,7 +126,7 @@ impl By {
 /// The key where `by` is not written: what is wrong with it is told of the operator.
 fn default_key(
     section: &Section<'_>,
-    columns: &[ByColumn],
+    columns: &[NamedColumn],
     scope: &mut waterwheel_pipeline::contract::operator::InputScope<'_>,
 ) -> KeyPlan {
     let known = columns.iter().all(|column| match expr::compile(&column.ast, scope) {
@@ -212,7 +212,7 @@ fn check_kinds(
     section: &Section<'_>,
     inputs: &[InputPlan],
     programs: &[InputPrograms],
-    columns: &[ByColumn],
+    columns: &[NamedColumn],
 ) -> Option<()> {
     let (first, others) = programs.split_first()?;
     for (input, other) in inputs.iter().skip(1).zip(others) {

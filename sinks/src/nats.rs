@@ -333,14 +333,17 @@ impl Open {
         messages.skip(done * self.outlet.chunk_len());
         self.begun = Some((commit.progress.clone(), done));
         let record = &commit.progress.record;
-        let is_noted = self.unfinished.iter().any(|known| known.is_same_place(record));
         let is_one_step = messages.len() == 0 || (self.outlet.is_atomic() && chunks == 1);
-        if !is_noted && !is_one_step {
+        let is_noted = self.unfinished.iter().any(|known| known.is_same_place(record));
+        let mut first = done + 1;
+        if !is_one_step && !is_noted {
             self.unfinished.push(record.clone());
+            // Where rows do not come in one step with a progress message, the note goes ahead.
+            if !self.outlet.is_atomic() {
+                first = 0;
+            }
         }
-        // Where rows do not come in one step with the progress, the note goes ahead of them.
-        let has_note_ahead = !is_noted && !is_one_step && !self.outlet.is_atomic();
-        for chunk in if has_note_ahead { 0 } else { done + 1 }..=chunks {
+        for chunk in first..=chunks {
             let (progress, unfinished) = match chunk == chunks {
                 true => (Some(commit.progress.clone()), self.still_unfinished(record)),
                 false => (self.progress.clone(), self.unfinished.clone()),

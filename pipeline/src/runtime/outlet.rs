@@ -109,17 +109,16 @@ impl Outlet {
             };
             let mut taken = 1;
             self.gather(&mut gathered, delivery);
-            while gathered.as_ref().is_none_or(|gathered| gathered.rows < GATHERED_ROWS_MAX)
-                && !self.ends_unfinished(gathered.as_ref())
-                && let Ok(delivery) = self.deliveries.try_recv()
+            while gathered.as_ref().is_none_or(|gathered| {
+                gathered.rows < GATHERED_ROWS_MAX && !self.ends_unfinished(gathered)
+            }) && let Ok(delivery) = self.deliveries.try_recv()
             {
                 taken += 1;
                 self.gather(&mut gathered, delivery);
             }
-            let ends_unfinished = self.ends_unfinished(gathered.as_ref());
             let is_due = gathered.as_ref().is_some_and(|gathered| {
                 gathered.rows > 0
-                    || ends_unfinished
+                    || self.ends_unfinished(gathered)
                     || gathered.progress.finished
                     || committed_at.elapsed() >= EMPTY_COMMIT_EVERY
             });
@@ -134,11 +133,9 @@ impl Outlet {
     }
 
     /// True if what waits ends where an earlier commit would have ended.
-    fn ends_unfinished(&self, gathered: Option<&Gathered>) -> bool {
-        gathered.is_some_and(|gathered| {
-            let record = &gathered.progress.record;
-            self.unfinished.iter().any(|unfinished| unfinished.is_same_place(record))
-        })
+    fn ends_unfinished(&self, gathered: &Gathered) -> bool {
+        let record = &gathered.progress.record;
+        self.unfinished.iter().any(|unfinished| unfinished.is_same_place(record))
     }
 
     /// Adds a delivery to what waits, unless the sink holds it already.

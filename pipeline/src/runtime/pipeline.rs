@@ -87,7 +87,7 @@ pub async fn run(
 pub(super) struct Claimed {
     pub(super) sink: Box<dyn Sink>,
     pub(super) progress: Option<Progress>,
-    /// See [`Claim::unfinished`](crate::contract::sink::Claim::unfinished).
+    /// See [`Claim::unfinished`].
     pub(super) unfinished: Vec<EpochRecord>,
 }
 

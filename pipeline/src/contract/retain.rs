@@ -10,12 +10,14 @@
 //! read. Rows that can still change stay, however old they are.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use waterwheel_config::names::nearest;
 use waterwheel_config::section::Section;
 
 use super::epoch::{FINAL_WATERMARK, NO_WATERMARK, Progress};
-use super::sink::{SinkContext, SinkInput};
+use super::fault::Fault;
+use super::sink::{SinkContext, SinkInput, is_same_meaning};
 
 /// The column by which windows are told apart.
 pub const GRANULARITY: &str = "granularity";
@@ -139,6 +141,23 @@ fn by_granularity(section: &Section<'_>, context: &SinkContext) -> Option<Retain
         );
     }
     Some(Retain::ByGranularity(periods))
+}
+
+/// Refuses to clean a place whose rows have another meaning than a deployment gives them, where that
+/// is known: by other settings other rows would be old.
+///
+/// # Errors
+/// A halt that names the place, such as `the tables of sink warehouse`.
+pub fn check_meaning(
+    expected: Option<&str>,
+    recorded: &Progress,
+    place: impl Display,
+) -> Result<(), Fault> {
+    if expected.is_none_or(|expected| is_same_meaning(expected, &recorded.fingerprint)) {
+        return Ok(());
+    }
+    Err(Fault::halt(format_args!("{place} were written by another deployment than this one"))
+        .help("run the pipeline with this file first, or clean with the file that runs"))
 }
 
 /// From when ages are counted back, in event time.

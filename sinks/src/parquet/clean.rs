@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use waterwheel_config::units::DAY_US;
 use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
-use waterwheel_pipeline::contract::retain::{Cleaned, Cleaning, Now};
-use waterwheel_pipeline::contract::sink::is_same_meaning;
+use waterwheel_pipeline::contract::retain::{Cleaned, Cleaning, Now, check_meaning};
 
 use super::Owned;
 use super::manifest::{Entry, Log};
@@ -87,13 +86,8 @@ impl Plan {
     fn old(&self, newest: &Entry, expected: Option<&str>) -> Result<Old<'_>, Fault> {
         let mut old = Old::new();
         let Some(progress) = &newest.progress else { return Ok(old) };
-        if expected.is_some_and(|expected| !is_same_meaning(expected, &progress.fingerprint)) {
-            return Err(Fault::halt(format!(
-                "the files in `{}` were written by another deployment than this one",
-                self.store.show("")
-            ))
-            .help("run the pipeline with this file first, or clean with the file that runs"));
-        }
+        let place = self.store.show("");
+        check_meaning(expected, progress, format_args!("the files in `{place}`"))?;
         let mut count = 0;
         for input in self.inputs.iter().filter(|input| !input.periods.is_empty()) {
             let prefix = self.prefix();

@@ -12,8 +12,7 @@ use waterwheel_config::schema::Finality;
 use waterwheel_pipeline::contract::epoch::Progress;
 use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
-use waterwheel_pipeline::contract::retain::{Cleaned, Cleaning, GRANULARITY, Now};
-use waterwheel_pipeline::contract::sink::is_same_meaning;
+use waterwheel_pipeline::contract::retain::{Cleaned, Cleaning, GRANULARITY, Now, check_meaning};
 
 use super::arrays::Watermark;
 use super::connect::Connection;
@@ -209,12 +208,8 @@ async fn begin(
         Fault::halt(format_args!("the record of sink {} in {PROGRESS}: {error}", owner.sink))
             .help("it was written by another version of waterwheel, or by hand")
     })?;
-    if lease.is_none() && expected.is_some_and(|it| !is_same_meaning(it, &progress.fingerprint)) {
-        return Err(Fault::halt(format_args!(
-            "the tables of sink {} were written by another deployment than this one",
-            owner.sink
-        ))
-        .help("run the pipeline with this file first, or clean with the file that runs"));
+    if lease.is_none() {
+        check_meaning(expected, &progress, format_args!("the tables of sink {}", owner.sink))?;
     }
     Ok(Some((progress, row.get(1))))
 }

@@ -415,6 +415,15 @@ fn trace(text: &str, message: &RawMessage) -> Option<Value> {
     }
 }
 
+/// The text in a slot that holds one.
+fn written<'t>(slot: Slot, text: &'t str, scratch: &'t str) -> Option<&'t str> {
+    match slot {
+        Slot::Text { start, end } => text.get(start as usize..end as usize),
+        Slot::Scratch { start, end } => scratch.get(start as usize..end as usize),
+        _ => None,
+    }
+}
+
 fn read_json(
     trie: &PathTrie,
     slots: &mut [Slot],

@@ -12,9 +12,9 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::dead::DeadLetter;
-use super::envelope::{header, headers};
+use super::envelope::{header, headers, write};
 use super::scan::{PathTrie, ScanError, Scanner};
-use super::{Content, Wanted, explain};
+use super::{Content, Wanted, explain, written};
 use crate::contract::batch::RawMessage;
 use crate::contract::event::{Field, Projection, Slot};
 
@@ -95,8 +95,11 @@ impl CloudEvents {
                 self.scan_structured(slots, text, scratch, message, is_guess)
             }
         }?;
-        let version = piece(text, scratch, slots[self.version_slot]);
-        if version.is_some_and(|version| version != "1" && !version.starts_with("1.")) {
+        // A number or an object is no version.
+        let version = slots[self.version_slot];
+        let is_known = written(version, text, scratch)
+            .is_some_and(|version| version == "1" || version.starts_with("1."));
+        if version != Slot::Null && !is_known {
             let detail = "its specversion is not 1.0; other versions are not read";
             return Err(DeadLetter::new(REASON, detail));
         }
@@ -125,7 +128,7 @@ impl CloudEvents {
                 let written = text.get(start as usize..end as usize).unwrap_or_default();
                 slots[*slot] = match decoded(written) {
                     Cow::Borrowed(_) => Slot::Text { start, end },
-                    Cow::Owned(value) => push(scratch, &value),
+                    Cow::Owned(value) => write(scratch, |out| out.push_str(&value)),
                 };
             }
         }
@@ -262,9 +265,8 @@ fn decode_base64(
     text: &mut String,
     scratch: &str,
 ) -> Result<Option<(u32, u32)>, DeadLetter> {
-    let encoded = match slot {
-        Slot::Text { .. } | Slot::Scratch { .. } => piece(text, scratch, slot).unwrap_or_default(),
-        _ => return Ok(None),
+    let Some(encoded) = written(slot, text, scratch) else {
+        return Ok(None);
     };
     let Ok(bytes) = BASE64.decode(encoded) else {
         return Ok(None);
@@ -280,20 +282,4 @@ fn decode_base64(
 fn about_data(error: ScanError) -> DeadLetter {
     let letter = explain(error);
     DeadLetter { detail: format!("the data of the CloudEvent: {}", letter.detail), ..letter }
-}
-
-fn piece<'t>(text: &'t str, scratch: &'t str, slot: Slot) -> Option<&'t str> {
-    match slot {
-        Slot::Text { start, end } => text.get(start as usize..end as usize),
-        Slot::Scratch { start, end } => scratch.get(start as usize..end as usize),
-        Slot::Null => None,
-        // A number or an object, which is no version and no type.
-        _ => Some(""),
-    }
-}
-
-fn push(scratch: &mut String, value: &str) -> Slot {
-    let start = scratch.len() as u32;
-    scratch.push_str(value);
-    Slot::Scratch { start, end: scratch.len() as u32 }
 }

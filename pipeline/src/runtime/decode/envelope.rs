@@ -196,7 +196,8 @@ impl EnvelopePlan {
     }
 }
 
-fn write(scratch: &mut String, fill: impl FnOnce(&mut String)) -> Slot {
+/// What `fill` appends, as a slot.
+pub(super) fn write(scratch: &mut String, fill: impl FnOnce(&mut String)) -> Slot {
     let start = scratch.len() as u32;
     fill(scratch);
     Slot::Scratch { start, end: scratch.len() as u32 }

@@ -4,6 +4,8 @@ use waterwheel_config::expr::{Number, Val};
 use waterwheel_config::timestamp;
 use waterwheel_config::value::ColumnType;
 
+use super::envelope::write;
+use super::written;
 use crate::contract::event::Slot;
 
 /// A decoded field as its declared type holds it; NULL where that cannot hold it, as in a column of
@@ -45,9 +47,7 @@ fn as_text(slot: Slot, scratch: &mut String) -> Slot {
         Slot::Float(number) => Val::Float(number),
         _ => return slot,
     };
-    let start = scratch.len() as u32;
-    scratch.push_str(&value.canonical_text().unwrap_or_default());
-    Slot::Scratch { start, end: scratch.len() as u32 }
+    write(scratch, |out| out.push_str(&value.canonical_text().unwrap_or_default()))
 }
 
 fn number(slot: Slot, text: &str, scratch: &str) -> Option<Number> {
@@ -56,13 +56,5 @@ fn number(slot: Slot, text: &str, scratch: &str) -> Option<Number> {
         Slot::Unsigned(number) => Some(Number::Integer(number.into())),
         Slot::Float(number) => Some(Number::Float(number)),
         _ => Number::parse(written(slot, text, scratch)?),
-    }
-}
-
-fn written<'t>(slot: Slot, text: &'t str, scratch: &'t str) -> Option<&'t str> {
-    match slot {
-        Slot::Text { start, end } => text.get(start as usize..end as usize),
-        Slot::Scratch { start, end } => scratch.get(start as usize..end as usize),
-        _ => None,
     }
 }

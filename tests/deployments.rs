@@ -17,22 +17,22 @@ use crate::support::{copy_directory, wait_until};
 
 #[test]
 fn a_trading_coach() {
-    assert_eq!(into_postgres("trading-coach", "warehouse"), page("trading-coach"));
+    assert_shown("trading-coach", &into_postgres("trading-coach", "warehouse"));
 }
 
 #[test]
 fn an_exchange() {
-    assert_eq!(into_postgres("exchange", "results"), page("exchange"));
+    assert_shown("exchange", &into_postgres("exchange", "results"));
 }
 
 #[test]
 fn a_product() {
-    assert_eq!(into_postgres("product", "warehouse"), page("product"));
+    assert_shown("product", &into_postgres("product", "warehouse"));
 }
 
 #[test]
 fn an_operations_bus() {
-    assert_eq!(into_postgres("operations-bus", "warehouse"), page("operations-bus"));
+    assert_shown("operations-bus", &into_postgres("operations-bus", "warehouse"));
 }
 
 #[test]
@@ -48,8 +48,7 @@ fn the_trace_of_a_backtest() {
     let lake = directory.path().join("run/lake").display().to_string();
     let file = directory.path().join("statements.sql");
     fs::write(&file, statements.replace("'lake/", &format!("'{lake}/"))).unwrap();
-    shown(name, &python("show_lake.py", &[&file]));
-    assert_eq!(python("show_lake.py", &[&file]).trim_end(), page(name));
+    assert_shown(name, &python("show_lake.py", &[&file]));
 }
 
 /// Runs a deployment until its sink has all of the events, and shows what the statements give.
@@ -78,8 +77,6 @@ fn into_postgres(name: &str, sink: &str) -> String {
             false => said.push_str(&format!("{}\n", trimmed(&postgres.table(line).unwrap()))),
         }
     }
-    let said = said.trim_end().to_owned();
-    shown(name, &said);
     said
 }
 
@@ -113,30 +110,19 @@ fn statements(name: &str) -> PathBuf {
     root().join(format!("tests/deployments/{name}.sql"))
 }
 
-/// What the page shows of a deployment: the block behind its mark.
-fn page(name: &str) -> String {
-    let page = fs::read_to_string(page_file()).unwrap();
-    let (start, end) = block(&page, name);
-    page[start..end].to_owned()
-}
-
-/// Where that block lies.
-fn block(page: &str, name: &str) -> (usize, usize) {
+/// Compares what is said with the block behind the deployment's mark on the page; with
+/// `UPDATE_GOLDEN=1` the page shows it from now on.
+fn assert_shown(name: &str, said: &str) {
+    let mut page = fs::read_to_string(page_file()).unwrap();
     let mark = format!("<!-- {name} -->\n```text\n");
     let start = page.find(&mark).unwrap_or_else(|| panic!("the page shows {name}")) + mark.len();
-    let length = page[start..].find("\n```").expect("the block ends");
-    (start, start + length)
-}
-
-/// With `UPDATE_GOLDEN=1` the page shows this from now on.
-fn shown(name: &str, said: &str) {
-    if std::env::var_os("UPDATE_GOLDEN").is_none() {
+    let end = start + page[start..].find("\n```").expect("the block ends");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        page.replace_range(start..end, said.trim_end());
+        fs::write(page_file(), page).unwrap();
         return;
     }
-    let mut page = fs::read_to_string(page_file()).unwrap();
-    let (start, end) = block(&page, name);
-    page.replace_range(start..end, said.trim_end());
-    fs::write(page_file(), page).unwrap();
+    assert_eq!(said.trim_end(), &page[start..end]);
 }
 
 fn page_file() -> PathBuf {

@@ -288,8 +288,8 @@ async fn survives(at: usize, fate: Fate, dies: bool) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_request_goes_wrong_nothing_is_lost_or_doubled() {
-    let is_nightly = std::env::var("WATERWHEEL_NIGHTLY").is_ok_and(|value| value == "1");
-    let late: Vec<usize> = if is_nightly { (1..20).collect() } else { vec![1, 3, 8] };
+    let late: Vec<usize> =
+        if super::crash_images::is_nightly() { (1..20).collect() } else { vec![1, 3, 8] };
     let fates = [Fate::Refused, Fate::Unheard]
         .into_iter()
         .chain(late.into_iter().map(Fate::Late))

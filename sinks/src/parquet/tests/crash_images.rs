@@ -192,7 +192,8 @@ impl Chance {
     }
 }
 
-fn is_nightly() -> bool {
+/// True in a run that repeats everything more often.
+pub(super) fn is_nightly() -> bool {
     std::env::var("WATERWHEEL_NIGHTLY").is_ok_and(|value| value == "1")
 }
 

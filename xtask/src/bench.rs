@@ -290,6 +290,13 @@ fn median(sorted: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The median of one value over all runs.
+fn middle(usages: &[Usage], value: impl Fn(&Usage) -> f64) -> f64 {
+    let mut values: Vec<f64> = usages.iter().map(value).collect();
+    values.sort_by(f64::total_cmp);
+    median(&values)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

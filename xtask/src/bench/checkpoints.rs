@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use super::usage::{Usage, measure};
-use super::{median, publish};
+use super::{median, middle, publish};
 use crate::Outcome;
 use crate::process::{build, root};
 use crate::scratch::Scratch;
@@ -134,11 +134,6 @@ impl Bench<'_> {
 }
 
 fn report(runs: &[Vec<Usage>; 2]) {
-    let middle = |usages: &[Usage], value: fn(&Usage) -> f64| {
-        let mut values: Vec<f64> = usages.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        median(&values)
-    };
     let values: [fn(&Usage) -> f64; 3] = [
         |usage| usage.seconds,
         |usage| usage.cpu_seconds,
@@ -146,11 +141,11 @@ fn report(runs: &[Vec<Usage>; 2]) {
     ];
     let mut rows: Vec<Vec<String>> = Vec::new();
     for (name, usages) in ["without", "with checkpoints"].into_iter().zip(runs) {
-        let cells = values.iter().map(|value| decimal(middle(usages, *value), 2));
+        let cells = values.iter().map(|value| decimal(middle(usages, value), 2));
         rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
     }
     let more = values.iter().map(|value| {
-        let (without, with) = (middle(&runs[0], *value), middle(&runs[1], *value));
+        let (without, with) = (middle(&runs[0], value), middle(&runs[1], value));
         format!("{} %", decimal((with / without - 1.0) * 100.0, 1))
     });
     rows.push(std::iter::once("more".to_owned()).chain(more).collect());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::usage::{Usage, measure};
-use super::{median, publish};
+use super::{middle, publish};
 use crate::Outcome;
 use crate::process::{build, output, root};
 use crate::scratch::Scratch;
@@ -23,6 +23,13 @@ struct Case {
     operator: &'static str,
     /// Which expression over the table `events` counts its live keys; none where it holds nothing.
     live_keys: Option<&'static str>,
+}
+
+impl Case {
+    /// True of an operator of this kind.
+    fn is_a(&self, kind: &str) -> bool {
+        self.operator.starts_with(&format!("type = \"{kind}\""))
+    }
 }
 
 const fn case(name: &'static str, operator: &'static str, live_keys: Option<&'static str>) -> Case {
@@ -157,7 +164,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
         .map(|history| bench.events(&format!("history-{history}"), (count / history).max(1)))
         .collect::<Outcome<_>>()?;
     let files: Vec<&Path> = histories.iter().map(PathBuf::as_path).collect();
-    let funnels: Vec<&Case> = CASES.iter().filter(|case| case.name.starts_with("funnel")).collect();
+    let funnels: Vec<&Case> = CASES.iter().filter(|case| case.is_a("funnel")).collect();
     let mut rows = Vec::new();
     for funnel in funnels {
         let runs = bench.rounds(&[COUNTING, case(funnel.name, funnel.operator, None)], &files)?;
@@ -240,9 +247,8 @@ fn deployment(case: &Case) -> String {
     let operator = case.operator.replace("STEPS", STEPS);
     let from = if operator.contains("left =") { "" } else { "from = \"events\"\n" };
     // What an operator passes on of events is counted behind it, not written.
-    let is_passing =
-        ["filter", "sample", "derive"].contains(&case.name.split(':').next().unwrap_or(""));
-    let (behind, out) = match is_passing {
+    let passes_on = ["filter", "sample", "derive"].iter().any(|kind| case.is_a(kind));
+    let (behind, out) = match passes_on {
         true => (
             "[operators.behind]\ntype = \"aggregate\"\nfrom = \"it\"\nwindows = [\"1d\"]\nmeasures.rows = \"count(*)\"\n",
             "behind",
@@ -255,12 +261,6 @@ fn deployment(case: &Case) -> String {
          [operators.it]\n{from}{operator}\n{behind}\
          [sinks.out]\ntype = \"print\"\nfrom = [\"{out}\"]\nemit = \"final\"\n"
     )
-}
-
-fn middle(usages: &[Usage], value: impl Fn(&Usage) -> f64) -> f64 {
-    let mut values: Vec<f64> = usages.iter().map(value).collect();
-    values.sort_by(f64::total_cmp);
-    median(&values)
 }
 
 fn operators(count: u64, runs: &[Vec<Vec<Usage>>], keys: &[Option<u64>]) -> String {

@@ -25,6 +25,8 @@ Usage: cargo xtask <command>
   bench backfill [N]  the same from a file, without a server
   bench operators [N]  what each operator costs per event and holds per live key
   bench checkpoints [N]  what checkpoints cost, and how soon a restart has its state again
+
+The benches build the programs in release; WATERWHEEL_PROGRAMS names a directory of programs that are built already.
 ";
 
 /// Whatever goes wrong is told to the person at the terminal.

@@ -57,7 +57,8 @@ pub(super) enum Heard {
     Broken(String),
 }
 
-/// What waits at the server of one pull request.
+/// What waits at the server of one pull request. One that is served has no messages left; it is
+/// forgotten when the server says that it is over, which not every server does, or serves the next.
 struct Pull {
     messages: u64,
     bytes: u64,
@@ -168,12 +169,8 @@ impl Reader {
     pub(super) async fn pull(&mut self) -> Result<(), String> {
         let half_served =
             |pull: &Pull| pull.messages <= PULL_MESSAGES / 2 || pull.bytes <= self.pull_bytes / 2;
-        let wanted = match self.pulls.len() {
-            0 => true,
-            1 => self.pulls.front().is_some_and(half_served),
-            _ => false,
-        };
-        if !wanted {
+        let mut waiting = self.pulls.iter().filter(|pull| pull.messages > 0);
+        if waiting.next().is_some_and(|first| !half_served(first)) || waiting.next().is_some() {
             return Ok(());
         }
         let request = format!(
@@ -206,29 +203,37 @@ impl Reader {
         if let (Some(unacknowledged), Some(reply)) = (&mut self.unacknowledged, &message.reply) {
             unacknowledged.note(reply, delivery.stream_sequence, delivery.consumer_sequence);
         }
+        self.forget_served();
         if let Some(pull) = self.pulls.front_mut() {
-            pull.messages = pull.messages.saturating_sub(1);
+            pull.messages -= 1;
             pull.bytes = pull.bytes.saturating_sub(message.length as u64);
-            if pull.messages == 0 {
-                self.pulls.pop_front();
-            }
         }
         Heard::Message(delivery)
+    }
+
+    /// The server has ended a request before it was served.
+    fn end_pull(&mut self) {
+        self.forget_served();
+        self.pulls.pop_front();
+    }
+
+    fn forget_served(&mut self) {
+        while self.pulls.front().is_some_and(|pull| pull.messages == 0) {
+            self.pulls.pop_front();
+        }
     }
 
     fn hear_status(&mut self, message: &Message) -> Heard {
         let said = message.description.as_deref().unwrap_or_default();
         match message.status.map(|status| status.as_u16()) {
-            Some(100) => {
-                self.quiet_until = Some(Instant::now());
-                Heard::Housekeeping
-            }
+            Some(100) => self.hear_heartbeat(message),
             Some(404 | 408) => {
                 self.quiet_until = Some(Instant::now());
-                self.pulls.pop_front();
+                self.end_pull();
                 Heard::Housekeeping
             }
             Some(409) if said.eq_ignore_ascii_case("Batch Completed") => {
+                // The first of all: what it brought lies before this in the inbox.
                 self.pulls.pop_front();
                 Heard::Housekeeping
             }
@@ -238,15 +243,26 @@ impl Reader {
         }
     }
 
+    /// A heartbeat says up to where the server has delivered: what is missing then was lost on the way,
+    /// and no later message may ever show it.
+    fn hear_heartbeat(&mut self, message: &Message) -> Heard {
+        if let Some(delivered) = header_number(message, "Nats-Last-Consumer")
+            && delivered > self.consumer_sequence
+        {
+            return Heard::Broken(format!(
+                "deliveries {} to {delivered} did not come",
+                self.consumer_sequence + 1
+            ));
+        }
+        self.quiet_until = Some(Instant::now());
+        Heard::Housekeeping
+    }
+
     /// A request ends when the next message does not fit into the rest of it. If it does not fit
     /// into a whole one either, the requests must be larger.
     fn hear_full(&mut self, message: &Message) -> Heard {
-        self.pulls.pop_front();
-        let left = message
-            .headers
-            .as_ref()
-            .and_then(|headers| headers.get("Nats-Pending-Bytes"))
-            .and_then(|left| left.as_str().parse::<u64>().ok());
+        self.end_pull();
+        let left = header_number(message, "Nats-Pending-Bytes");
         if left.is_some_and(|left| left >= self.pull_bytes) {
             if self.pull_bytes >= PULL_BYTES_MAX {
                 return Heard::Broken(format!("a message is over {PULL_BYTES_MAX} bytes"));
@@ -294,6 +310,11 @@ impl Reader {
         }
         let _ = self.inbox.unsubscribe().await;
     }
+}
+
+/// A number in a header of the server's.
+fn header_number(message: &Message, name: &str) -> Option<u64> {
+    message.headers.as_ref()?.get(name)?.as_str().parse().ok()
 }
 
 fn create_request(

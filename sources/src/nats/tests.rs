@@ -3,6 +3,7 @@
 mod gaps;
 #[path = "../../../tests/support/nats_server.rs"]
 mod nats_server;
+mod pulls;
 mod queues;
 
 use std::path::Path;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use waterwheel_pipeline::contract::fault::{Fault, Remedy};
 use waterwheel_pipeline::contract::position::Gap;
@@ -91,6 +91,14 @@ async fn run_until_stopped(deployment: Arc<Deployment>, on_change: OnChange) -> 
     let started = Instant::now();
     let gauges = Arc::new(Gauges::default());
     let drain = CancellationToken::new();
+    // Before anything else: a signal that comes early must not end it like any other program.
+    let draining = match Signals::listen() {
+        Ok(signals) => signals.drain(drain.clone()),
+        Err(error) => {
+            tracing::error!("cannot listen for signals: {error}");
+            return ExitCode::from(EXIT_FAULT);
+        }
+    };
     tracing::info!(
         pipeline = %deployment.name,
         workers = deployment.workers,
@@ -102,7 +110,7 @@ async fn run_until_stopped(deployment: Arc<Deployment>, on_change: OnChange) -> 
     let result = tokio::select! {
         result = pipeline::run(deployment.clone(), gauges.clone(), drain.clone(), on_change) => result,
         () = forever(status::show(gauges.clone())) => Ok(Outcome::Drained),
-        () = forever(drain_on_signal(drain.clone())) => Ok(Outcome::Drained),
+        () = forever(draining) => Ok(Outcome::Drained),
     };
     status::clear_line();
     match result {
@@ -148,23 +156,31 @@ fn report(fault: &Fault) -> ExitCode {
     }
 }
 
-/// The first SIGINT or SIGTERM drains; a second one ends at once.
-async fn drain_on_signal(drain: CancellationToken) {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    for round in 0.. {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+/// The signals that end a run.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The first SIGINT or SIGTERM drains; a second one ends at once.
+    async fn drain(mut self, drain: CancellationToken) {
+        for round in 0.. {
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+            }
+            if round > 0 {
+                std::process::exit(130);
+            }
+            tracing::info!("draining: everything read is committed, then it ends");
+            drain.cancel();
         }
-        if round > 0 {
-            std::process::exit(130);
-        }
-        tracing::info!("draining: everything read is committed, then it ends");
-        drain.cancel();
     }
 }
 

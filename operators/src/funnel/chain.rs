@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
 
 use super::steps::StepEvent;
 use super::{Order, Rules};
@@ -16,17 +17,18 @@ use super::{Order, Rules};
 /// The times of a chain's events, by step, and what its first event says of the breakdown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Path {
-    pub(super) times: Vec<i64>,
+    pub(super) times: ThinVec<i64>,
     pub(super) breakdown: Option<Arc<str>>,
 }
 
-/// How far a user has got.
+/// How far a user has got. There are many users, so it is small: a thin vector takes one word where it
+/// is empty.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Chains {
     /// `L[0]`, `L[1]`, ... one after another, as far as any chain got: of step i there are i + 1 times.
-    times: Vec<i64>,
+    times: ThinVec<i64>,
     /// What the first event of each says of the breakdown; empty where there is none.
-    breakdowns: Vec<Option<Arc<str>>>,
+    breakdowns: ThinVec<Option<Arc<str>>>,
     /// The steps, as bits, whose `L[i]` may still go on; what stands in the others is of no meaning.
     live: u32,
     /// The first path to reach the highest level so far.
@@ -98,7 +100,7 @@ impl Chains {
     }
 
     fn path(&self, step: usize) -> Path {
-        let times = self.times[begin(step)..begin(step + 1)].to_vec();
+        let times = self.times[begin(step)..begin(step + 1)].into();
         Path { times, breakdown: self.breakdowns.get(step).cloned().flatten() }
     }
 

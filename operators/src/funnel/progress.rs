@@ -12,8 +12,8 @@ use super::{Order, Rules};
 pub(super) enum Progress {
     /// Of `ordered` and `strict` funnels.
     Chains(Chains),
-    /// Of `any`.
-    Seen(Seen),
+    /// Of `any`; boxed, since it is larger.
+    Seen(Box<Seen>),
 }
 
 impl Progress {
@@ -21,7 +21,7 @@ impl Progress {
     pub(super) fn new(rules: &Rules) -> Self {
         match rules.order {
             Order::Ordered | Order::Strict => Self::Chains(Chains::default()),
-            Order::Any => Self::Seen(Seen::default()),
+            Order::Any => Self::Seen(Box::default()),
         }
     }
 

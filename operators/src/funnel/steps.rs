@@ -103,6 +103,8 @@ impl FindSteps {
 }
 
 impl Fold<Rc<EventBatch>, UserEvent> for FindSteps {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,
@@ -121,6 +123,8 @@ impl Fold<Rc<EventBatch>, UserEvent> for FindSteps {
 }
 
 impl Fold<Row, UserEvent> for FindSteps {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,

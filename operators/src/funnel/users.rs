@@ -3,7 +3,7 @@
 //! A period is dropped whole once no chain of it can grow.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -37,16 +37,15 @@ pub(super) struct UserChains {
 struct OpenPeriod {
     window: Window,
     users: HashMap<u128, UserCell, Identities>,
-    /// The users whose events changed in the current epoch.
-    touched: Vec<u128>,
+    /// The users whose events changed in the current epoch, and the paths that counted before.
+    touched: Vec<(u128, Path)>,
     heap_bytes: usize,
 }
 
+/// A user. Between epochs the path that counts in the totals is that at the timeline's end.
 struct UserCell {
     timeline: Timeline,
-    /// The path that counts in the totals.
-    counted: Path,
-    heap_bytes: usize,
+    heap_bytes: u32,
     is_touched: bool,
     /// True if it changed since it was last saved.
     is_unsaved: bool,
@@ -65,7 +64,7 @@ struct SavedUser<'a> {
     counted: &'a Path,
     is_settled: bool,
     progress: &'a Progress,
-    history: &'a VecDeque<StepEvent>,
+    history: Vec<&'a StepEvent>,
     events: Vec<&'a (StepEvent, isize)>,
 }
 
@@ -97,7 +96,7 @@ impl OpenPeriod {
     ) {
         let cell = self.users.entry(user).or_insert_with(|| UserCell::new(Progress::new(rules)));
         if !std::mem::replace(&mut cell.is_touched, true) {
-            self.touched.push(user);
+            self.touched.push((user, cell.timeline.end().best().clone()));
             cell.seal(watermark_us, rules, self.window);
         }
         if !cell.is_settled {
@@ -108,8 +107,8 @@ impl OpenPeriod {
     /// Notes how much space a user takes.
     fn measure(&mut self, user: u128) {
         if let Some(cell) = self.users.get_mut(&user) {
-            let heap_bytes = cell.timeline.size_bytes() + cell.counted.times.capacity() * 8;
-            self.heap_bytes = self.heap_bytes + heap_bytes - cell.heap_bytes;
+            let heap_bytes = u32::try_from(cell.timeline.size_bytes()).unwrap_or(u32::MAX);
+            self.heap_bytes = self.heap_bytes + heap_bytes as usize - cell.heap_bytes as usize;
             cell.heap_bytes = heap_bytes;
         }
     }
@@ -119,7 +118,6 @@ impl UserCell {
     fn new(progress: Progress) -> Self {
         Self {
             timeline: Timeline::new(progress),
-            counted: Path::default(),
             heap_bytes: 0,
             is_touched: false,
             is_unsaved: false,
@@ -131,27 +129,26 @@ impl UserCell {
     /// Folds what lies before the watermark for good.
     fn seal(&mut self, watermark_us: i64, rules: &Rules, window: Window) {
         self.timeline.seal(watermark_us, rules, window);
-        let Path { times, .. } = &self.counted;
+        let Path { times, .. } = self.timeline.end().best();
         if times.len() == rules.steps && times.last().is_some_and(|last| *last < watermark_us) {
             self.is_settled = true;
             self.timeline.settle();
         }
     }
 
-    /// Brings what counts up to date; the difference goes to the totals.
-    fn recount(&mut self, rules: &Rules, window: Window, changes: &mut Changes) {
+    /// Brings what counts up to date; the difference to what counted goes to the totals.
+    fn recount(&mut self, counted: &Path, rules: &Rules, window: Window, changes: &mut Changes) {
         self.timeline.refold(rules, window);
         let best = self.timeline.end().best();
-        if *best == self.counted {
+        if best == counted {
             return;
         }
-        for (path, times) in [(&self.counted, -1), (best, 1)] {
+        for (path, times) in [(counted, -1), (best, 1)] {
             if !path.times.is_empty() {
                 let totals = changes.entry(path.breakdown.clone());
                 totals.or_insert_with(|| Totals::new(rules.steps)).add(&path.times, times);
             }
         }
-        self.counted.clone_from(best);
     }
 }
 
@@ -204,13 +201,13 @@ impl UserChains {
         let rules = &self.plan.rules;
         for open in self.periods.values_mut() {
             let mut changes = Changes::new();
-            for user in std::mem::take(&mut open.touched) {
+            for (user, counted) in std::mem::take(&mut open.touched) {
                 let Some(cell) = open.users.get_mut(&user) else {
                     continue;
                 };
                 cell.is_touched = false;
                 cell.is_unsaved = true;
-                cell.recount(rules, open.window, &mut changes);
+                cell.recount(&counted, rules, open.window, &mut changes);
                 if !cell.is_pending
                     && let Some(until_us) = cell.timeline.kept_until_us(rules)
                 {
@@ -292,11 +289,11 @@ impl Fold<UserEvent, (TotalsKey, Totals)> for UserChains {
                         start,
                         end,
                         user: *user,
-                        counted: &cell.counted,
+                        counted: cell.timeline.end().best(),
                         is_settled: cell.is_settled,
                         progress,
                         history,
-                        events: events.collect(),
+                        events,
                     };
                     saver.put(group, &saved);
                 }
@@ -318,13 +315,13 @@ impl Fold<UserEvent, (TotalsKey, Totals)> for UserChains {
             }
             let open = self.periods.entry(window.start).or_insert_with(|| OpenPeriod::new(window));
             let cell = UserCell {
-                counted: saved.counted,
                 is_settled: saved.is_settled,
                 heap_bytes: open.users.get(&saved.user).map_or(0, |cell| cell.heap_bytes),
                 ..UserCell::new(saved.progress)
             };
             let cell = open.users.entry(saved.user).insert_entry(cell).into_mut();
             cell.timeline.restore(saved.history, saved.events, rules, window);
+            debug_assert_eq!(*cell.timeline.end().best(), saved.counted, "what counted counts");
             open.measure(saved.user);
         });
         for (start, open) in &mut self.periods {

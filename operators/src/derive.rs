@@ -94,6 +94,8 @@ impl Operator for Derive {
 struct DeriveRows(Arc<Plan>);
 
 impl Fold<Rc<EventBatch>, Row> for DeriveRows {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,
@@ -111,6 +113,8 @@ impl Fold<Rc<EventBatch>, Row> for DeriveRows {
 }
 
 impl Fold<Row, Row> for DeriveRows {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(&mut self, _epoch: Epoch, rows: Vec<(Row, isize)>, output: &mut Vec<(Row, isize)>) {
         for (row, times) in &rows {
             let view = RowView(row);

@@ -57,6 +57,8 @@ impl Passing {
 pub(crate) struct FilterEvents(pub(crate) Program);
 
 impl Fold<Rc<EventBatch>, Rc<EventBatch>> for FilterEvents {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: u64,

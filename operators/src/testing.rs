@@ -16,6 +16,7 @@ mod model;
 pub(crate) mod naive;
 mod random;
 mod restart;
+mod waiting;
 
 pub(crate) use self::cell::Cell;
 pub(crate) use self::check::{

@@ -133,11 +133,13 @@ fn row_sequence(row: &Row, key_columns: &[usize]) -> u128 {
 }
 
 impl Fold<Rc<EventBatch>, Partial> for Combiner {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,
         batches: Vec<(Rc<EventBatch>, isize)>,
-        output: &mut Vec<(Partial, isize)>,
+        _output: &mut Vec<(Partial, isize)>,
     ) {
         for (batch, _) in &batches {
             for event in batch.accepted() {
@@ -150,16 +152,21 @@ impl Fold<Rc<EventBatch>, Partial> for Combiner {
                 self.add(&event, &place, 1);
             }
         }
+    }
+
+    fn end(&mut self, _epoch: Epoch, output: &mut Vec<(Partial, isize)>) {
         self.finish(output);
     }
 }
 
 impl Fold<Row, Partial> for Combiner {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,
         rows: Vec<(Row, isize)>,
-        output: &mut Vec<(Partial, isize)>,
+        _output: &mut Vec<(Partial, isize)>,
     ) {
         let plan = self.plan.clone();
         let input = &plan.inputs[self.input];
@@ -174,6 +181,9 @@ impl Fold<Row, Partial> for Combiner {
             let sequence = if plan.is_ordered { row_sequence(row, &input.key_columns) } else { 0 };
             self.add(&view, &Place { time_us, source: ROWS, sequence }, *times);
         }
+    }
+
+    fn end(&mut self, _epoch: Epoch, output: &mut Vec<(Partial, isize)>) {
         self.finish(output);
     }
 }

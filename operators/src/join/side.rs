@@ -137,6 +137,8 @@ fn owned(value: &Val<'_>) -> Value {
 }
 
 impl Fold<Rc<EventBatch>, SideRow> for Keyed {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,
@@ -152,6 +154,8 @@ impl Fold<Rc<EventBatch>, SideRow> for Keyed {
 }
 
 impl Fold<Row, SideRow> for Keyed {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,

@@ -88,6 +88,8 @@ impl InputPrograms {
 }
 
 impl Fold<Rc<EventBatch>, Named> for ReadNamed {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,
@@ -113,6 +115,8 @@ impl Fold<Rc<EventBatch>, Named> for ReadNamed {
 }
 
 impl Fold<Row, Named> for ReadNamed {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(&mut self, _epoch: Epoch, rows: Vec<(Row, isize)>, output: &mut Vec<(Named, isize)>) {
         let programs = self.programs();
         for (row, times) in rows {

@@ -155,6 +155,8 @@ impl ReadCandidates {
 }
 
 impl Fold<Rc<EventBatch>, Candidate> for ReadCandidates {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,
@@ -182,6 +184,8 @@ impl Fold<Rc<EventBatch>, Candidate> for ReadCandidates {
 }
 
 impl Fold<Row, Candidate> for ReadCandidates {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,

@@ -122,6 +122,8 @@ impl Types {
 }
 
 impl Fold<Rc<EventBatch>, KeyedEvent> for FindEvents {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,
@@ -140,6 +142,8 @@ impl Fold<Rc<EventBatch>, KeyedEvent> for FindEvents {
 }
 
 impl Fold<Row, KeyedEvent> for FindEvents {
+    const IS_PIECEWISE: bool = true;
+
     fn epoch(
         &mut self,
         _epoch: Epoch,

@@ -7,7 +7,6 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use differential_dataflow::AsCollection;
 use differential_dataflow::consolidation::consolidate;
@@ -32,12 +31,10 @@ use waterwheel_pipeline::contract::state::{Keeper, KeyGroup, Restore, SavedPart,
 use waterwheel_pipeline::graph::{Deployment, InputRef, plan};
 
 use super::log::{Message, Script, Step};
+use super::waiting::wait;
 use crate::OPERATORS;
 
 type Planned = Result<Arc<Deployment>, String>;
-/// A dataflow that has not moved for so long is stuck.
-const STUCK: Duration = Duration::from_secs(30);
-
 struct Scripted;
 
 impl SourceSpec for Scripted {
@@ -419,13 +416,13 @@ impl WorkerRun {
         }
     }
 
-    /// Judges this worker's batches of an epoch and lets them flow.
-    fn close(&mut self, worker: &Worker, epoch: Epoch, plan: &EpochPlan) -> EpochOutcome {
+    /// Judges this worker's batches of an epoch and lets them flow, as the pipeline does: each as soon as
+    /// it can be judged, and the clock comes last.
+    fn close(&mut self, worker: &mut Worker, epoch: Epoch, plan: &EpochPlan) -> EpochOutcome {
         let mut outcome = EpochOutcome::default();
-        self.clock.set(epoch, plan.watermarks.as_slice().into());
         self.events.iter_mut().for_each(|events| events.advance_to(epoch));
         self.dead.advance_to(epoch);
-        for batch in &plan.batches {
+        for (index, batch) in plan.batches.iter().enumerate() {
             if batch.worker % worker.peers() != worker.index() {
                 continue;
             }
@@ -439,7 +436,14 @@ impl WorkerRun {
                 self.dead.send((row, epoch, 1));
             }
             self.events[batch.source].send((Rc::new(decoded.batch), epoch, 1));
+            // Some come in pieces and some together.
+            if (index as Epoch + epoch).is_multiple_of(2) {
+                self.dead.flush();
+                self.events[batch.source].flush();
+                worker.step();
+            }
         }
+        self.clock.set(epoch, plan.watermarks.as_slice().into());
         self.events.iter_mut().for_each(|events| events.advance_to(epoch + 1));
         self.dead.advance_to(epoch + 1);
         outcome
@@ -474,27 +478,4 @@ fn capture(rows: Rows<'_>, probe: &ProbeHandle<Epoch>) -> Captured {
     };
     rows.inspect(keep).inner.probe_with(probe);
     captured
-}
-
-/// Works while the condition holds, unless another worker has died or nothing moves.
-fn wait(
-    worker: &mut Worker,
-    failed: &AtomicBool,
-    condition: impl Fn(&Worker) -> bool,
-) -> Result<(), String> {
-    let began = Instant::now();
-    while condition(worker) {
-        worker.step_or_park(Some(Duration::from_millis(1)));
-        let is_stuck = began.elapsed() > STUCK;
-        if failed.load(Ordering::SeqCst) || is_stuck {
-            // The others would wait for this worker's dataflow to end.
-            failed.store(true, Ordering::SeqCst);
-            for dataflow in worker.installed_dataflows() {
-                worker.drop_dataflow(dataflow);
-            }
-            let reason = if is_stuck { "the dataflow is stuck" } else { "another worker died" };
-            return Err(reason.to_owned());
-        }
-    }
-    Ok(())
 }

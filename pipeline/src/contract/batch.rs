@@ -44,7 +44,7 @@ pub struct RawBatch {
 impl RawBatch {
     /// The bytes of a range of the buffer; empty for a range that is not there.
     pub fn bytes(&self, range: &Range<u32>) -> &[u8] {
-        self.buffer.get(range.start as usize..range.end as usize).unwrap_or_default()
+        self.buffer.get(as_usize(range)).unwrap_or_default()
     }
 
     /// The position after the last message; `None` for an empty batch.
@@ -128,13 +128,15 @@ impl BatchBuilder {
             self.buffer.reserve(self.likely.0);
             self.messages.reserve(self.likely.1);
         }
-        let mut copy = |bytes: &[u8]| {
-            // A batch is closed long before 4 GiB: see BATCH_BYTES_MAX and the brokers' limits.
-            let start = self.buffer.len() as u32;
-            self.buffer.extend_from_slice(bytes);
-            start..self.buffer.len() as u32
+        // Neighbours often have one subject, and the lines of a file always do.
+        let subject = match self.messages.last() {
+            Some(last) if self.buffer.get(as_usize(&last.subject)) == Some(subject) => {
+                last.subject.clone()
+            }
+            _ => copy(&mut self.buffer, subject),
         };
-        let (subject, headers, payload) = (copy(subject), copy(headers), copy(payload));
+        let headers = copy(&mut self.buffer, headers);
+        let payload = copy(&mut self.buffer, payload);
         self.messages.push(RawMessage {
             ordinal,
             sequence,
@@ -167,6 +169,17 @@ impl BatchBuilder {
             pending,
         }
     }
+}
+
+fn copy(buffer: &mut Vec<u8>, bytes: &[u8]) -> Range<u32> {
+    // A batch is closed long before 4 GiB: see BATCH_BYTES_MAX and the brokers' limits.
+    let start = buffer.len() as u32;
+    buffer.extend_from_slice(bytes);
+    start..buffer.len() as u32
+}
+
+fn as_usize(range: &Range<u32>) -> Range<usize> {
+    range.start as usize..range.end as usize
 }
 
 #[cfg(test)]

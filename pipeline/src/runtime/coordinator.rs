@@ -3,8 +3,9 @@
 //!
 //! An epoch passes through four states: *open* (batches are handed to workers as they come),
 //! *sealed* (no batch comes any more, decoding goes on), *flowing* (all is decoded, watermarks are
-//! known, workers let it flow), and delivered. Back-pressure is one rule: nothing is taken from the
-//! sources while too much is under way ([`Coordinator::accepts`]).
+//! known, its results come out), and delivered. The batches of the first epoch that is not closed flow
+//! as soon as all before them are decoded, so that what is lateness there is known. Back-pressure is one
+//! rule: nothing is taken from the sources while too much is under way ([`Coordinator::accepts`]).
 
 mod epochs;
 mod idle;
@@ -24,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::epochs::{Batch, Flowing, OpenEpoch};
+use self::epochs::{Batch, Flowing, JudgedBatch, OpenEpoch};
 use self::idle::Holder;
 use self::saves::Saves;
 use self::sources::{SourceState, next_message};
@@ -50,6 +51,9 @@ const EPOCH_MESSAGES_MAX: usize = 32 * 1024;
 
 /// Sealed and flowing epochs: one flows while the next is decoded.
 const EPOCHS_UNDER_WAY_MAX: usize = 3;
+
+/// Batches that wait for each worker: enough that it never waits, few enough to bound memory.
+const UNDECODED_MAX: usize = 4;
 
 /// Deliveries that an outlet has not taken yet.
 pub(super) const DELIVERIES_MAX: usize = 4;
@@ -179,7 +183,12 @@ impl Coordinator {
     fn accepts(&self) -> bool {
         self.stopping.is_none()
             && self.sealed.len() + self.flowing.len() < EPOCHS_UNDER_WAY_MAX
+            && self.undecoded() < UNDECODED_MAX * self.workers.len()
             && self.outlets.iter().all(|outlet| outlet.outstanding < DELIVERIES_MAX)
+    }
+
+    fn undecoded(&self) -> usize {
+        self.sources.iter().map(|state| state.undecoded).sum()
     }
 
     fn is_empty(&self) -> bool {
@@ -281,11 +290,11 @@ impl Coordinator {
         }
         let id = self.next_batch;
         self.next_batch += 1;
-        let batch = Batch { id, source, after, moved_us, timestamp_max_us: None };
+        let worker = self.next_worker;
+        self.next_worker = (worker + 1) % self.workers.len();
+        let batch = Batch { id, source, worker, after, moved_us, timestamp_max_us: None };
         self.open.add(batch, raw.messages.len());
-        let worker = &self.workers[self.next_worker];
-        self.next_worker = (self.next_worker + 1) % self.workers.len();
-        worker.send(ToWorker::Batch { epoch: self.open.epoch, id, source: source as u16, raw })
+        self.workers[worker].send(ToWorker::Batch { id, source: source as u16, raw })
     }
 
     /// No batch comes into the open epoch any more. An empty one stays open, unless it needs a record
@@ -349,28 +358,48 @@ impl Coordinator {
         }
     }
 
-    /// Lets sealed epochs flow that are decoded, and delivers flowing ones that are done.
+    /// Lets decoded batches flow, closes sealed epochs that are decoded, and delivers flowing ones that
+    /// are done.
     fn advance(&mut self) -> Result<(), Fault> {
-        while self.sealed.front().is_some_and(OpenEpoch::is_decoded) {
+        self.judge()?;
+        while self.sealed.front().is_some_and(OpenEpoch::is_judged) {
             let Some(epoch) = self.sealed.pop_front() else {
                 break;
             };
-            let judged = epoch.judge(&mut self.sources);
+            let (watermarks, decisions) = epoch.judge_end(&mut self.sources);
             // Before anything that rests on it flows, let alone reaches a sink.
-            self.make_durable(&judged.decisions)?;
-            let (closing, flowing) =
-                epoch.close(judged, self.generation, &self.deployment, &self.origin, &self.sources);
+            self.make_durable(&decisions)?;
+            let (closing, flowing) = epoch.close(
+                watermarks,
+                self.generation,
+                &self.deployment,
+                &self.origin,
+                &self.sources,
+            );
             let closing = Arc::new(closing);
             for worker in &self.workers {
                 worker.send(ToWorker::Close(closing.clone()))?;
             }
             self.flowing.push_back(flowing);
+            self.judge()?;
         }
         while self.flowing.front().is_some_and(|flowing| flowing.done == self.workers.len()) {
             let Some(flowing) = self.flowing.pop_front() else {
                 break;
             };
             self.deliver(flowing);
+        }
+        Ok(())
+    }
+
+    /// Lets the decoded batches flow of the epoch that closes next.
+    fn judge(&mut self) -> Result<(), Fault> {
+        let first = self.sealed.front_mut().unwrap_or(&mut self.open);
+        let (batches, decisions) = first.judge_batches(&mut self.sources);
+        let epoch = first.epoch;
+        self.make_durable(&decisions)?;
+        for JudgedBatch { id, worker, carried } in batches {
+            self.workers[worker].send(ToWorker::Judge { epoch, id, carried })?;
         }
         Ok(())
     }

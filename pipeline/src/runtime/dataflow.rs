@@ -5,7 +5,7 @@
 //! flowed through.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -289,9 +289,8 @@ fn capture(rows: Rows<'_>, probe: &ProbeHandle<Epoch>) -> Captured {
     captured
 }
 
-/// A decoded batch that waits for its epoch to close.
+/// A decoded batch that waits until all before it are decoded.
 struct Waiting {
-    id: BatchId,
     source: u16,
     decoded: Decoded,
 }
@@ -301,7 +300,9 @@ struct WorkerLoop {
     mailbox: Receiver<ToWorker>,
     coordinator: mpsc::Sender<FromWorker>,
     graph: Graph,
-    waiting: BTreeMap<Epoch, Vec<Waiting>>,
+    waiting: HashMap<BatchId, Waiting>,
+    /// Of the epoch that closes next.
+    counts: Counts,
     /// Closed epochs that still flow, with what was counted in each.
     flowing: VecDeque<(Epoch, Counts)>,
     /// As of which epoch state was restored, if any was.
@@ -332,7 +333,8 @@ impl WorkerLoop {
             mailbox,
             coordinator,
             graph,
-            waiting: BTreeMap::new(),
+            waiting: HashMap::new(),
+            counts: Counts::default(),
             flowing: VecDeque::new(),
             resumed,
         }
@@ -392,41 +394,48 @@ impl WorkerLoop {
 
     fn take(&mut self, message: ToWorker) {
         match message {
-            ToWorker::Batch { epoch, id, source, raw } => {
+            ToWorker::Batch { id, source, raw } => {
                 let decoded = self.deployment.sources[usize::from(source)].decode.decode(raw);
                 let timestamp_max_us = decoded.timestamp_max_us;
-                self.waiting.entry(epoch).or_default().push(Waiting { id, source, decoded });
+                self.waiting.insert(id, Waiting { source, decoded });
                 self.report(FromWorker::Decoded { id, timestamp_max_us });
+            }
+            ToWorker::Judge { epoch, id, carried } => {
+                if let Some(waiting) = self.waiting.remove(&id) {
+                    self.judge(epoch, waiting, carried);
+                }
             }
             ToWorker::Close(closing) => self.close(&closing),
         }
     }
 
-    /// Judges the batches of an epoch and lets them flow.
+    /// Judges a batch and lets it flow.
+    fn judge(&mut self, epoch: Epoch, waiting: Waiting, carried: Carried) {
+        let Waiting { source, decoded: Decoded { mut batch, dead, .. } } = waiting;
+        let index = usize::from(source);
+        let plan = &self.deployment.sources[index].decode;
+        let late = plan.judge_above(&mut batch, carried.largest_us, carried.floor_us);
+        self.counts.late += late.len() as u64;
+        self.counts.dead += (late.len() + dead.len()) as u64;
+        self.counts.accepted += (batch.events.len() - late.len()) as u64;
+        self.advance_inputs(epoch);
+        for row in dead.into_iter().chain(late) {
+            self.graph.dead.insert(row);
+        }
+        self.graph.dead.flush();
+        self.graph.events[index].send((Rc::new(batch), epoch, 1));
+        self.graph.events[index].flush();
+    }
+
+    /// Closes an epoch, so that its results come out.
     fn close(&mut self, closing: &Closing) {
         let epoch = closing.epoch;
         self.graph.clock.set(epoch, closing.watermarks.as_slice().into());
         if let Some(whole) = &closing.save {
             self.graph.keeper.request(epoch, whole.clone());
         }
-        self.advance_inputs(epoch);
-        let mut counts = Counts::default();
-        for Waiting { id, source, decoded } in self.waiting.remove(&epoch).unwrap_or_default() {
-            let Decoded { mut batch, dead, .. } = decoded;
-            let plan = &self.deployment.sources[usize::from(source)].decode;
-            let Carried { largest_us, floor_us } =
-                closing.carried.get(&id).copied().unwrap_or_default();
-            let late = plan.judge_above(&mut batch, largest_us, floor_us);
-            counts.late += late.len() as u64;
-            counts.dead += (late.len() + dead.len()) as u64;
-            counts.accepted += (batch.events.len() - late.len()) as u64;
-            for row in dead.into_iter().chain(late) {
-                self.graph.dead.insert(row);
-            }
-            self.graph.events[usize::from(source)].send((Rc::new(batch), epoch, 1));
-        }
         self.advance_inputs(epoch + 1);
-        self.flowing.push_back((epoch, counts));
+        self.flowing.push_back((epoch, std::mem::take(&mut self.counts)));
     }
 
     /// Reports the epochs that have flowed through; false if nobody listens any more.

@@ -7,10 +7,12 @@
 mod cloudevents;
 mod dead;
 mod envelope;
+mod readable;
 pub mod scan;
 pub mod schemas;
 mod types;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use waterwheel_config::value::{ColumnType, Row, Value};
@@ -18,6 +20,7 @@ use waterwheel_config::value::{ColumnType, Row, Value};
 use self::cloudevents::CloudEvents;
 use self::dead::{DeadLetter, dead_row};
 use self::envelope::EnvelopePlan;
+use self::readable::{Readable, readable};
 use self::scan::{DEPTH_MAX, PathTrie, ScanError, Scanner, sanitise};
 use self::schemas::Schemas;
 use crate::contract::batch::{RawBatch, RawMessage};
@@ -151,25 +154,27 @@ impl DecodePlan {
     /// Decodes a batch.
     pub fn decode(&self, raw: RawBatch) -> Decoded {
         let stride = self.projection.fields.len();
-        let (text, dead_bytes) = readable(&raw);
+        let RawBatch { stream, buffer, messages, .. } = raw;
+        let Readable { text, broken } = readable(buffer.into(), &messages);
         let mut batch = EventBatch {
             source: self.settings.index,
-            stream: raw.stream.clone(),
+            stream,
             text: Arc::new(text),
             scratch: Arc::default(),
             stride,
-            slots: Vec::with_capacity(raw.messages.len() * stride),
-            events: Vec::with_capacity(raw.messages.len()),
+            slots: Vec::with_capacity(messages.len() * stride),
+            events: Vec::with_capacity(messages.len()),
             messages: Arc::default(),
         };
         let mut dead = Vec::new();
         let mut timestamp_max_us = None;
-        for (index, message) in raw.messages.iter().enumerate() {
+        for (index, message) in messages.iter().enumerate() {
             let slots_before = batch.slots.len();
             batch.slots.resize(slots_before + stride, Slot::Null);
-            let result = match dead_bytes.contains(&index) {
-                true => Err(DeadLetter::new("not_utf8", "the message is not valid UTF-8")),
-                false => self.decode_message(&mut batch, slots_before, message),
+            let broken = broken.get(&index);
+            let result = match broken {
+                Some(_) => Err(DeadLetter::new("not_utf8", "the message is not valid UTF-8")),
+                None => self.decode_message(&mut batch, slots_before, message),
             };
             match result {
                 Ok(timestamp_us) => {
@@ -183,22 +188,24 @@ impl DecodePlan {
                 }
                 Err(letter) => {
                     batch.slots.truncate(slots_before);
-                    let payload = raw.bytes(&message.payload);
-                    let subject = String::from_utf8_lossy(raw.bytes(&message.subject));
-                    let trace = trace(&batch.text, message);
+                    let written = |range: &Range<u32>| batch.text(range.clone()).as_bytes();
+                    let (subject, payload) = match broken {
+                        Some(broken) => (&*broken.subject, &*broken.payload),
+                        None => (written(&message.subject), written(&message.payload)),
+                    };
                     dead.push(dead_row(
                         &self.name,
-                        &raw.stream,
-                        &subject,
+                        &batch.stream,
+                        &String::from_utf8_lossy(subject),
                         message,
                         payload,
                         &letter,
-                        trace,
+                        trace(&batch.text, message),
                     ));
                 }
             }
         }
-        batch.messages = Arc::new(raw.messages);
+        batch.messages = Arc::new(messages);
         Decoded { batch, dead, timestamp_max_us }
     }
 
@@ -460,45 +467,6 @@ fn explain(error: ScanError) -> DeadLetter {
             DeadLetter::new("too_deep", format!("nested deeper than {DEPTH_MAX}"))
         }
     }
-}
-
-/// The buffer as text, and the indices of the messages that are not UTF-8.
-///
-/// One check over the whole buffer is several times cheaper than one per message. Parts of a valid
-/// whole are valid where they begin and end at character boundaries.
-fn readable(raw: &RawBatch) -> (String, Vec<usize>) {
-    let whole: Vec<u8> = raw.buffer.clone().into();
-    let ranges = |message: &RawMessage| {
-        [message.subject.clone(), message.headers.clone(), message.payload.clone()]
-    };
-    if simdutf8::basic::from_utf8(&whole).is_ok()
-        && let Ok(text) = String::from_utf8(whole)
-    {
-        let whole_characters = |message: &RawMessage| {
-            ranges(message).iter().all(|range| {
-                text.is_char_boundary(range.start as usize)
-                    && text.is_char_boundary(range.end as usize)
-            })
-        };
-        let broken =
-            (0..raw.messages.len()).filter(|&i| !whole_characters(&raw.messages[i])).collect();
-        return (text, broken);
-    }
-    let mut blotted = vec![b'?'; raw.buffer.len()];
-    let mut broken = Vec::new();
-    for (index, message) in raw.messages.iter().enumerate() {
-        let valid = ranges(message)
-            .iter()
-            .all(|range| simdutf8::basic::from_utf8(raw.bytes(range)).is_ok());
-        if !valid {
-            broken.push(index);
-            continue;
-        }
-        for range in ranges(message) {
-            blotted[range.start as usize..range.end as usize].copy_from_slice(raw.bytes(&range));
-        }
-    }
-    (String::from_utf8(blotted).unwrap_or_default(), broken)
 }
 
 #[cfg(test)]

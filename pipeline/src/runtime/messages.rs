@@ -1,6 +1,5 @@
 //! What the actors say to each other.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use tokio::time::Instant;
 use waterwheel_config::value::Row;
 
 use crate::contract::batch::RawBatch;
-use crate::contract::epoch::{Epoch, EpochRecord, NO_WATERMARK, Progress};
+use crate::contract::epoch::{Epoch, EpochRecord, Progress};
 use crate::contract::fault::Fault;
 use crate::contract::position::Position;
 use crate::contract::state::{KeyGroup, SavedPart};
@@ -35,20 +34,21 @@ pub(super) enum FromIntake {
 
 /// From the coordinator to a worker.
 pub(super) enum ToWorker {
-    /// Decode this and keep it for its epoch.
-    Batch { epoch: Epoch, id: BatchId, source: u16, raw: RawBatch },
-    /// Everything of the epoch has been decoded: judge it and let it flow.
+    /// Decode this and keep it until it can be judged.
+    Batch { id: BatchId, source: u16, raw: RawBatch },
+    /// What is before the batch is known: judge it and let it flow into the epoch, which is the one
+    /// that closes next.
+    Judge { epoch: Epoch, id: BatchId, carried: Carried },
+    /// The epoch is whole.
     Close(Arc<Closing>),
 }
 
-/// What the workers need to let an epoch flow.
+/// What the workers need to close an epoch.
 #[derive(Debug)]
 pub(super) struct Closing {
     pub(super) epoch: Epoch,
     /// The watermark of each source after the epoch.
     pub(super) watermarks: Vec<i64>,
-    /// What each batch of the epoch is judged by.
-    pub(super) carried: HashMap<BatchId, Carried>,
     /// The key groups to be saved whole after the epoch, if the state is saved.
     pub(super) save: Option<Range<KeyGroup>>,
 }
@@ -60,12 +60,6 @@ pub(super) struct Carried {
     pub(super) largest_us: Option<i64>,
     /// The watermark that others had reached when the source had been silent.
     pub(super) floor_us: i64,
-}
-
-impl Default for Carried {
-    fn default() -> Self {
-        Self { largest_us: None, floor_us: NO_WATERMARK }
-    }
 }
 
 /// From a worker to the coordinator.

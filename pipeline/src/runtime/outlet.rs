@@ -29,8 +29,9 @@ const EMPTY_COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How often a sink that is idle may do what time makes due.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A row count beyond which no further epoch is gathered into one commit.
-const GATHERED_ROWS_MAX: usize = 200_000;
+/// A row count beyond which no further epoch is gathered into one commit: large enough to pay for a
+/// commit, small enough that rows of a few hundred bytes take little memory.
+const GATHERED_ROWS_MAX: usize = 50_000;
 
 /// What an outlet needs.
 pub(super) struct Outlet {

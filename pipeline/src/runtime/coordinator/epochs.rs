@@ -1,6 +1,6 @@
 //! The states of an epoch, and how it is closed: time is judged in log order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use tokio::time::Instant;
@@ -18,6 +18,8 @@ use crate::runtime::messages::{BatchId, Carried, Closing, Counts, EpochOutput, U
 pub(super) struct Batch {
     pub(super) id: BatchId,
     pub(super) source: usize,
+    /// The index of the worker that decodes it.
+    pub(super) worker: usize,
     /// The position before it.
     pub(super) after: Option<Position>,
     /// How far the source's watermark had been moved in front of it in an earlier run.
@@ -31,6 +33,8 @@ pub(super) struct Batch {
 pub(super) struct OpenEpoch {
     pub(super) epoch: Epoch,
     pub(super) batches: Vec<Batch>,
+    /// How many of the batches are judged: the first ones.
+    pub(super) judged: usize,
     pub(super) messages: usize,
     /// When its first batch came.
     pub(super) opened_at: Option<Instant>,
@@ -55,6 +59,7 @@ impl OpenEpoch {
         Self {
             epoch,
             batches: Vec::new(),
+            judged: 0,
             messages: 0,
             opened_at: None,
             positions: Positions::new(),
@@ -82,15 +87,22 @@ impl OpenEpoch {
         Some(batch.source)
     }
 
-    pub(super) fn is_decoded(&self) -> bool {
-        self.batches.iter().all(|batch| batch.timestamp_max_us.is_some())
+    /// True once every batch is decoded and judged.
+    pub(super) fn is_judged(&self) -> bool {
+        self.judged == self.batches.len()
     }
 
-    /// Judges time in log order: what each batch must know of those before it, the watermarks after the
-    /// epoch, and what was decided, which must be durable before the epoch flows.
-    pub(super) fn judge(&self, sources: &mut [SourceState]) -> Judged {
-        let mut judged = Judged::default();
-        for batch in &self.batches {
+    /// Judges time in log order, as far as the batches are decoded: what each must know of those before
+    /// it, and what was decided, which must be durable before they flow. All earlier epochs are closed.
+    pub(super) fn judge_batches(
+        &mut self,
+        sources: &mut [SourceState],
+    ) -> (Vec<JudgedBatch>, Vec<Decision>) {
+        let (mut judged, mut decisions) = (Vec::new(), Vec::new());
+        while let Some(Batch { timestamp_max_us: Some(timestamp_max_us), .. }) =
+            self.batches.get(self.judged)
+        {
+            let batch = &self.batches[self.judged];
             let state = &mut sources[batch.source];
             if let Some(moved_us) = batch.moved_us {
                 state.floor_us = state.floor_us.max(moved_us);
@@ -98,12 +110,20 @@ impl OpenEpoch {
             }
             // What comes now is judged by where the others were: a replay must know.
             if state.floor_us > state.own_watermark_us().max(state.logged_us) {
-                judged.decisions.extend(state.decide(batch.after.as_ref()));
+                decisions.extend(state.decide(batch.after.as_ref()));
             }
             let (largest_us, floor_us) = (state.largest_us, state.floor_us);
-            judged.carried.insert(batch.id, Carried { largest_us, floor_us });
-            state.largest_us = largest_us.max(batch.timestamp_max_us.flatten());
+            let carried = Carried { largest_us, floor_us };
+            judged.push(JudgedBatch { id: batch.id, worker: batch.worker, carried });
+            state.largest_us = largest_us.max(*timestamp_max_us);
+            self.judged += 1;
         }
+        (judged, decisions)
+    }
+
+    /// Judges the end, once all batches are judged: the watermarks after the epoch, and what was
+    /// decided, which must be durable before it closes.
+    pub(super) fn judge_end(&self, sources: &mut [SourceState]) -> (Vec<i64>, Vec<Decision>) {
         for index in &self.finishing {
             sources[*index].is_final = true;
         }
@@ -111,12 +131,12 @@ impl OpenEpoch {
             state.floor_us = state.floor_us.max(*recorded_us);
         }
         self.move_idle(sources);
+        let mut decisions = Vec::new();
         for index in &self.decided {
             let state = &mut sources[*index];
-            judged.decisions.extend(state.decide(self.positions.get(&state.name)));
+            decisions.extend(state.decide(self.positions.get(&state.name)));
         }
-        judged.watermarks = sources.iter().map(SourceState::watermark_us).collect();
-        judged
+        (sources.iter().map(SourceState::watermark_us).collect(), decisions)
     }
 
     /// Moves the watermarks of the sources that are not waited for: to the least of those that are;
@@ -133,16 +153,15 @@ impl OpenEpoch {
         }
     }
 
-    /// Lets the epoch flow, as it was judged.
+    /// Closes the epoch, as it was judged.
     pub(super) fn close(
         self,
-        judged: Judged,
+        watermarks: Vec<i64>,
         generation: Generation,
         deployment: &Deployment,
         origin: &Positions,
         sources: &[SourceState],
     ) -> (Closing, Flowing) {
-        let Judged { carried, watermarks, decisions: _ } = judged;
         let names = sources.iter().map(|state| state.name.clone());
         let record = EpochRecord {
             epoch: self.epoch,
@@ -169,18 +188,16 @@ impl OpenEpoch {
             }),
             record,
         };
-        (Closing { epoch: self.epoch, watermarks, carried, save: self.save }, flowing)
+        (Closing { epoch: self.epoch, watermarks, save: self.save }, flowing)
     }
 }
 
-/// What judging an epoch has shown.
-#[derive(Debug, Default)]
-pub(super) struct Judged {
-    /// What each batch is judged by.
-    pub(super) carried: HashMap<BatchId, Carried>,
-    /// By source, after the epoch.
-    pub(super) watermarks: Vec<i64>,
-    pub(super) decisions: Vec<Decision>,
+/// What a batch is judged by, and who has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct JudgedBatch {
+    pub(super) id: BatchId,
+    pub(super) worker: usize,
+    pub(super) carried: Carried,
 }
 
 /// An epoch that flows through the workers.

@@ -27,6 +27,8 @@ enum Step {
     Read(usize, usize),
     /// A source is silent for too long.
     Silence(usize),
+    /// What has come is decoded.
+    Judge,
     /// The epoch is full.
     Seal,
 }
@@ -48,6 +50,8 @@ struct Run {
     /// By source, which events were late.
     late: Vec<Vec<bool>>,
     records: Vec<EpochRecord>,
+    /// By source, after the last epoch.
+    watermarks: Vec<i64>,
     /// The records that were cut at in a replay.
     cut_at: Vec<EpochRecord>,
 }
@@ -73,6 +77,7 @@ impl Run {
             cuts: Cuts::new(cuts),
             decisions: Vec::new(),
             records: Vec::new(),
+            watermarks: logs.iter().map(|_| NO_WATERMARK).collect(),
             cut_at: Vec::new(),
         }
     }
@@ -88,6 +93,7 @@ impl Run {
                     self.seal();
                 }
             }
+            Step::Judge => self.judge(),
             Step::Seal => self.seal(),
         }
     }
@@ -145,22 +151,17 @@ impl Run {
         let id = self.next_batch;
         self.next_batch += 1;
         self.batches.push((id, source, events));
-        self.open.add(Batch { id, source, after, moved_us, timestamp_max_us }, raw.messages.len());
+        let batch = Batch { id, source, worker: 0, after, moved_us, timestamp_max_us };
+        self.open.add(batch, raw.messages.len());
     }
 
-    fn seal(&mut self) {
-        let next = OpenEpoch::new(self.open.epoch + 1);
-        let mut sealed = std::mem::replace(&mut self.open, next);
-        let states = self.states.iter().enumerate();
-        sealed.idle = states.filter(|(_, state)| state.is_idle).map(|(index, _)| index).collect();
-        let positions = self.states.iter().map(|state| {
-            (state.name.clone(), position_at(state.position.as_ref().map_or(0, |it| it.ordinal)))
-        });
-        sealed.positions = positions.collect::<Positions>();
-        let before: Vec<i64> = self.states.iter().map(SourceState::watermark_us).collect();
-        let judged = sealed.judge(&mut self.states);
-        for (id, source, events) in self.batches.drain(..) {
-            let carried = judged.carried[&id];
+    /// Judges what has come of the epoch.
+    fn judge(&mut self) {
+        let (judged, decisions) = self.open.judge_batches(&mut self.states);
+        self.decisions.extend(decisions);
+        for ((id, source, events), judged) in self.batches.drain(..).zip(judged) {
+            assert_eq!(judged.id, id);
+            let carried = judged.carried;
             let (log, mut largest_us) = (&self.logs[source], carried.largest_us);
             for index in events {
                 let timestamp_us = log.timestamps[index];
@@ -169,20 +170,38 @@ impl Run {
                 self.late[source].push(is_late);
                 if !is_late {
                     // Windows that the watermark has passed are closed.
-                    assert!(timestamp_us >= before[source], "an event for a closed window");
+                    assert!(
+                        timestamp_us >= self.watermarks[source],
+                        "an event for a closed window"
+                    );
                     largest_us = largest_us.max(Some(timestamp_us));
                 }
             }
         }
-        for (before_us, after_us) in before.iter().zip(&judged.watermarks) {
+    }
+
+    fn seal(&mut self) {
+        self.judge();
+        let next = OpenEpoch::new(self.open.epoch + 1);
+        let mut sealed = std::mem::replace(&mut self.open, next);
+        let states = self.states.iter().enumerate();
+        sealed.idle = states.filter(|(_, state)| state.is_idle).map(|(index, _)| index).collect();
+        let positions = self.states.iter().map(|state| {
+            (state.name.clone(), position_at(state.position.as_ref().map_or(0, |it| it.ordinal)))
+        });
+        sealed.positions = positions.collect::<Positions>();
+        let (watermarks, decisions) = sealed.judge_end(&mut self.states);
+        assert!(sealed.is_judged());
+        for (before_us, after_us) in self.watermarks.iter().zip(&watermarks) {
             assert!(before_us <= after_us, "a watermark went back");
         }
-        self.decisions.extend(judged.decisions);
+        self.watermarks.clone_from(&watermarks);
+        self.decisions.extend(decisions);
         self.records.push(EpochRecord {
             epoch: sealed.epoch,
             generation: 1,
             positions: sealed.positions,
-            watermarks: (0..self.logs.len()).map(name).zip(judged.watermarks).collect(),
+            watermarks: (0..self.logs.len()).map(name).zip(watermarks).collect(),
         });
     }
 
@@ -234,6 +253,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (0..3_usize, 1..7_usize).prop_map(|(source, count)| Step::Read(source, count)),
         2 => (0..3_usize).prop_map(Step::Silence),
+        2 => Just(Step::Judge),
         3 => Just(Step::Seal),
     ];
     prop::collection::vec(step, 0..60)
@@ -399,9 +419,9 @@ fn a_source_that_has_come_to_its_end_holds_nothing() {
     let mut states = [state("a"), state("b")];
     (states[0].largest_us, states[1].largest_us) = (Some(100), Some(20));
     let mut epoch = OpenEpoch::new(1);
-    assert_eq!(epoch.judge(&mut states).watermarks, [95, 15]);
+    assert_eq!(epoch.judge_end(&mut states).0, [95, 15]);
     epoch.finishing.push(1);
-    assert_eq!(epoch.judge(&mut states).watermarks, [95, FINAL_WATERMARK]);
+    assert_eq!(epoch.judge_end(&mut states).0, [95, FINAL_WATERMARK]);
     // It is so for good.
     let again = SourceState::new("b", 5, Some(FINAL_WATERMARK));
     assert_eq!((again.watermark_us(), again.ended), (FINAL_WATERMARK, true));

@@ -160,6 +160,18 @@ fn bytes_that_are_text_only_together_are_not_utf8() {
     assert_eq!(reasons(&decoded.dead), ["not_utf8", "not_utf8"]);
 }
 
+/// A batch that is split goes on as two with one buffer, in which the other's messages lie too.
+#[test]
+fn what_is_not_text_in_the_other_half_of_a_split_batch_does_not_matter() {
+    let plan = DecodePlan::new(settings(), Projection::default());
+    let mut rest = batch(&[b"{\"a\":1}", b"\xff", b"{\"a\":2}"]);
+    let head = plan.decode(rest.split_through(1));
+    assert_eq!((head.batch.events.len(), head.dead.len()), (1, 0));
+    let rest = plan.decode(rest);
+    assert_eq!(reasons(&rest.dead), ["not_utf8"]);
+    assert_eq!(rest.batch.view(0).text(&rest.batch.messages[1].payload), "{\"a\":2}");
+}
+
 #[test]
 fn lateness_is_judged_in_log_order() {
     let plan = DecodePlan::new(settings(), Projection::default());

@@ -21,6 +21,8 @@ struct Case {
     name: &'static str,
     /// What the deployment says; the operator is called `it`.
     operator: &'static str,
+    /// What else its source says.
+    source: &'static str,
     /// Which expression over the table `events` counts its live keys; none where it holds nothing.
     live_keys: Option<&'static str>,
 }
@@ -33,7 +35,7 @@ impl Case {
 }
 
 const fn case(name: &'static str, operator: &'static str, live_keys: Option<&'static str>) -> Case {
-    Case { name, operator, live_keys }
+    Case { name, operator, source: "", live_keys }
 }
 
 const USERS: Option<&str> = Some("count(DISTINCT user_id)");
@@ -49,8 +51,34 @@ const COUNTING: Case = case(
     None,
 );
 
+/// What the schema of [`CASES`] asks of an order: about as much as people ask.
+const SCHEMA: &str = r#"{
+    "type": "object",
+    "required": ["id", "user_id", "correlation_id", "properties"],
+    "properties": {
+        "id": { "type": "string", "minLength": 1 },
+        "user_id": { "type": "string", "pattern": "^u[0-9]+$" },
+        "properties": {
+            "type": "object",
+            "required": ["symbol", "side", "price", "quantity"],
+            "properties": {
+                "symbol": { "type": "string", "maxLength": 10 },
+                "side": { "enum": ["buy", "sell"] },
+                "price": { "type": "number", "exclusiveMinimum": 0 },
+                "quantity": { "type": "number", "exclusiveMinimum": 0 }
+            }
+        }
+    }
+}"#;
+const SCHEMA_FILE: &str = "order.schema.json";
+
 const CASES: &[Case] = &[
     COUNTING,
+    Case {
+        name: "counting, placed orders (22 % of the events) checked against a schema",
+        source: "schemas = { \"order.placed\" = \"order.schema.json\" }\n",
+        ..COUNTING
+    },
     case(
         "aggregate: count, by user",
         "type = \"aggregate\"\nby = [\"user_id\"]\nwindows = [\"1w\"]\nmeasures.events = \"count(*)\"",
@@ -220,6 +248,7 @@ impl Bench {
         fs::create_dir_all(&directory)?;
         let (deployment, log) = (directory.join("operators.toml"), directory.join("log"));
         fs::write(&deployment, self::deployment(case))?;
+        fs::write(directory.join(SCHEMA_FILE), SCHEMA)?;
         let mut command = Command::new(self.programs.join("waterwheel"));
         command.arg("run").arg(&deployment).current_dir(&directory).env("FILE", events);
         command.stdout(Stdio::null()).stderr(File::create(&log)?);
@@ -245,6 +274,7 @@ impl Bench {
 
 fn deployment(case: &Case) -> String {
     let operator = case.operator.replace("STEPS", STEPS);
+    let source = case.source;
     let from = if operator.contains("left =") { "" } else { "from = \"events\"\n" };
     // What an operator passes on of events is counted behind it, not written.
     let passes_on = ["filter", "sample", "derive"].iter().any(|kind| case.is_a(kind));
@@ -257,7 +287,7 @@ fn deployment(case: &Case) -> String {
     };
     format!(
         "name = \"bench_operators\"\n[engine]\nworkers = 1\n\
-         [sources.events]\ntype = \"file\"\npath = \"${{FILE}}\"\nuntil = \"end\"\nlateness = \"30s\"\n\
+         [sources.events]\ntype = \"file\"\npath = \"${{FILE}}\"\nuntil = \"end\"\nlateness = \"30s\"\n{source}\
          [operators.it]\n{from}{operator}\n{behind}\
          [sinks.out]\ntype = \"print\"\nfrom = [\"{out}\"]\nemit = \"final\"\n"
     )

@@ -75,10 +75,11 @@ fn work(entry: &Entry) -> f64 {
 
 /// True of the number of threads in which the engine takes the least CPU time for this question.
 fn is_least(entries: &[Entry], entry: &Entry) -> bool {
-    entries
+    let of_it = entries
         .iter()
-        .filter(|other| other.question == entry.question && other.engine == entry.engine)
-        .all(|other| middle(&entry.runs, cpu) <= middle(&other.runs, cpu))
+        .filter(|other| other.question == entry.question && other.engine == entry.engine);
+    let least = of_it.min_by(|a, b| middle(&a.runs, cpu).total_cmp(&middle(&b.runs, cpu)));
+    least.is_some_and(|least| std::ptr::eq(least, entry))
 }
 
 fn ratio(ratio: f64) -> String {

@@ -3,6 +3,7 @@
 
 pub(crate) mod checkpoints;
 pub(crate) mod operators;
+pub(crate) mod peers;
 mod usage;
 
 use std::fs::{self, File};
@@ -241,17 +242,11 @@ impl Bench {
         let or_dash = |number: f64, decimals| {
             if number.is_nan() { "-".to_owned() } else { decimal(number, decimals) }
         };
-        let (least, most) = (seconds.first().copied(), seconds.last().copied());
         let middle = median(&seconds);
         vec![
             subject.name().to_owned(),
             rate(middle),
-            format!(
-                "{} ({} to {})",
-                decimal(middle, 2),
-                decimal(least.unwrap_or(f64::NAN), 2),
-                decimal(most.unwrap_or(f64::NAN), 2)
-            ),
+            median_and_spread(&seconds),
             decimal(client, 2),
             or_dash(server, 2),
             rate(client),
@@ -290,11 +285,26 @@ fn median(sorted: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The median with the least and the most.
+fn median_and_spread(sorted: &[f64]) -> String {
+    let at = |value: Option<&f64>| decimal(value.copied().unwrap_or(f64::NAN), 2);
+    format!("{} ({} to {})", decimal(median(sorted), 2), at(sorted.first()), at(sorted.last()))
+}
+
 /// The median of one value over all runs.
 fn middle(usages: &[Usage], value: impl Fn(&Usage) -> f64) -> f64 {
+    median(&sorted(usages, value))
+}
+
+/// The same with the least and the most.
+fn spread(usages: &[Usage], value: impl Fn(&Usage) -> f64) -> String {
+    median_and_spread(&sorted(usages, value))
+}
+
+fn sorted(usages: &[Usage], value: impl Fn(&Usage) -> f64) -> Vec<f64> {
     let mut values: Vec<f64> = usages.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
-    median(&values)
+    values
 }
 
 #[cfg(test)]

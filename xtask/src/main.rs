@@ -25,6 +25,7 @@ Usage: cargo xtask <command>
   bench backfill [N]  the same from a file, without a server
   bench operators [N]  what each operator costs per event and holds per live key
   bench checkpoints [N]  what checkpoints cost, and how soon a restart has its state again
+  bench peers [N]     a backfill's CPU time beside DuckDB's, ClickHouse's, Flink's and Pathway's
 
 The benches build the programs in release; WATERWHEEL_PROGRAMS names a directory of programs that are built already.
 ";
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         ["compare", rest @ ..] if rest.len() < 2 => compare::compare(rest),
         ["bench", "checkpoints", rest @ ..] if rest.len() < 2 => bench::checkpoints::run(rest),
         ["bench", "operators", rest @ ..] if rest.len() < 2 => bench::operators::run(rest),
+        ["bench", "peers", rest @ ..] if rest.len() < 2 => bench::peers::run(rest),
         ["bench", "backfill", rest @ ..] if rest.len() < 2 => bench::run(bench::From::File, rest),
         ["bench", rest @ ..] if rest.len() < 2 => bench::run(bench::From::Stream, rest),
         ["help" | "--help" | "-h"] => {

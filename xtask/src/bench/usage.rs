@@ -20,7 +20,7 @@ pub(super) struct Usage {
     pub(super) seconds: f64,
     /// In user and kernel mode, on all its threads.
     pub(super) cpu_seconds: f64,
-    /// The high-water mark of its resident memory.
+    /// The high-water mark of its resident memory, and of that of the processes it had started.
     pub(super) peak_bytes: u64,
 }
 
@@ -69,10 +69,24 @@ fn ticks(process: &str, fields: [usize; 2]) -> Outcome<f64> {
     Ok(sum / TICKS_PER_SECOND)
 }
 
+/// Of a process and of those that its first thread has started.
 fn peak_bytes_of(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    let kib = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let below = children.split_whitespace().filter_map(|child| peak_bytes_of(child.parse().ok()?));
+    Some(kib * 1024 + below.sum::<u64>())
+}
+
+/// What is measured on, in a line.
+pub(super) fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = information.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("unknown", |rest| rest.trim_start_matches([' ', '\t', ':']));
+    format!("{cores} cores of {model}")
 }
 
 #[cfg(test)]

@@ -26,12 +26,22 @@ pub(super) struct Usage {
 
 /// Runs a child to its end.
 pub(super) fn measure(command: &mut Command, scratch: &mut Scratch) -> Outcome<Usage> {
+    measure_while(command, scratch, &mut |_| {})
+}
+
+/// Runs a child to its end, and again and again calls something with its number.
+pub(super) fn measure_while(
+    command: &mut Command,
+    scratch: &mut Scratch,
+    meanwhile: &mut dyn FnMut(u32),
+) -> Outcome<Usage> {
     let (started, before) = (Instant::now(), children_seconds()?);
     let mut child = command.stdin(std::process::Stdio::null()).spawn()?;
     scratch.watch(child.id())?;
     let mut peak_bytes = 0;
     let status = loop {
-        peak_bytes = peak_bytes_of(child.id()).unwrap_or(0).max(peak_bytes);
+        peak_bytes = status_bytes(child.id(), "VmHWM:").unwrap_or(0).max(peak_bytes);
+        meanwhile(child.id());
         match child.try_wait()? {
             Some(status) => break status,
             None => std::thread::sleep(POLL),
@@ -56,7 +66,18 @@ pub(super) fn children_seconds() -> Outcome<f64> {
     ticks("self", [13, 14])
 }
 
-/// The sum of two fields of /proc/PID/stat, by their index after the program's name.
+/// What a server has used until now in all its processes, those that have ended included.
+pub(super) fn family_seconds(pid: u32) -> Outcome<f64> {
+    let mut sum = ticks(&pid.to_string(), [11, 12])? + ticks(&pid.to_string(), [13, 14])?;
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    for child in children.split_whitespace() {
+        // One that has just ended is among those that were waited for, from the next time on.
+        sum += ticks(child, [11, 12]).unwrap_or(0.0);
+    }
+    Ok(sum)
+}
+
+/// The sum of some fields of /proc/PID/stat, by their index after the program's name.
 fn ticks(process: &str, fields: [usize; 2]) -> Outcome<f64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The name stands in parentheses and may hold anything.
@@ -69,10 +90,16 @@ fn ticks(process: &str, fields: [usize; 2]) -> Outcome<f64> {
     Ok(sum / TICKS_PER_SECOND)
 }
 
-fn peak_bytes_of(pid: u32) -> Option<u64> {
+/// A size in /proc/PID/status.
+fn status_bytes(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// What a process has in memory now.
+pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
+    status_bytes(pid, "VmRSS:")
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use std::process::{Command, Stdio};
 use self::usage::Usage;
 use crate::Outcome;
 use crate::process::{output, root};
+use crate::text::decimal;
 
 /// The stream of the benches' server, whose messages are the events of a file, in its order.
 const STREAM: &str = "EVENTS";
@@ -60,6 +61,18 @@ fn ascending(values: impl Iterator<Item = f64>) -> Vec<f64> {
     values
 }
 
+/// The median of ascending numbers with the least and the most.
+fn spread(sorted: &[f64], decimals: usize) -> String {
+    let end = |value: Option<&f64>| or_dash(value.copied().unwrap_or(f64::NAN), decimals);
+    let (least, most) = (end(sorted.first()), end(sorted.last()));
+    format!("{} ({least} to {most})", or_dash(median(sorted), decimals))
+}
+
+/// A number, unless there is none.
+fn or_dash(number: f64, decimals: usize) -> String {
+    if number.is_nan() { "-".to_owned() } else { decimal(number, decimals) }
+}
+
 /// The median of one value over all runs.
 fn middle(usages: &[Usage], value: impl Fn(&Usage) -> f64) -> f64 {
     median(&ascending(usages.iter().map(value)))
@@ -73,5 +86,7 @@ mod tests {
     fn medians() {
         assert_eq!(median(&ascending([9.0, 1.0, 2.0].into_iter())), 2.0);
         assert!(median(&[]).is_nan());
+        assert_eq!(spread(&[1.0, 2.0, 9.25], 1), "2.0 (1.0 to 9.2)");
+        assert_eq!(or_dash(f64::NAN, 1), "-");
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::pipeline::Pipeline;
 use super::target::Target;
 use super::usage::Usage;
-use super::{ascending, machine, middle, publish, script};
+use super::{ascending, machine, middle, publish, script, spread};
 use crate::Outcome;
 use crate::process::build;
 use crate::scratch::Scratch;
@@ -80,12 +80,10 @@ fn report(count: u64, usages: &[Usage], bytes: u64) {
         whole(count)
     );
     println!(
-        "  {} s, {} events/s, {} CPU s ({} to {}), {} bytes per event, peak {} MiB\n",
+        "  {} s, {} events/s, {} CPU s, {} bytes per event, peak {} MiB\n",
         decimal(seconds, 2),
         whole((count as f64 / seconds) as u64),
-        decimal(middle_cpu, 2),
-        decimal(cpu.first().copied().unwrap_or(f64::NAN), 2),
-        decimal(cpu.last().copied().unwrap_or(f64::NAN), 2),
+        spread(&cpu, 2),
         decimal(bytes as f64 / count as f64, 1),
         decimal(middle(usages, |usage| usage.peak_bytes as f64) / (1 << 20) as f64, 0),
     );

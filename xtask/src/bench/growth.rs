@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::pipeline::Pipeline;
 use super::target::Target;
 use super::usage::Usage;
-use super::{ascending, machine, median, middle, publish, script};
+use super::{ascending, machine, median, middle, publish, script, spread};
 use crate::Outcome;
 use crate::process::build;
 use crate::scratch::Scratch;
@@ -125,12 +125,7 @@ fn cells(count: u64, found: u64, usages: &[Usage]) -> Vec<String> {
     vec![
         whole(found),
         whole((count as f64 / median(&seconds)) as u64),
-        format!(
-            "{} ({} to {})",
-            decimal(median(&seconds), 2),
-            decimal(seconds.first().copied().unwrap_or(f64::NAN), 2),
-            decimal(seconds.last().copied().unwrap_or(f64::NAN), 2)
-        ),
+        spread(&seconds, 2),
         decimal(middle(usages, |usage| usage.cpu_seconds), 2),
         decimal(middle(usages, |usage| usage.peak_bytes as f64) / (1 << 20) as f64, 0),
     ]

@@ -4,20 +4,23 @@
 //! The load is steady, and its own aggregate goes into the same sink. Times come from the program
 //! `latency`: see there for what counts as the moment of publishing.
 
+mod report;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 
+use super::machine;
 use super::pipeline::{Pipeline, text_of};
 use super::target::Target;
-use super::{ascending, machine, median};
+use super::usage::{children_seconds, family_seconds, process_seconds};
 use crate::Outcome;
 use crate::process::{build, output};
 use crate::scratch::Scratch;
 use crate::servers::postgres::Postgres;
 use crate::servers::{NatsServer, start_postgres};
-use crate::text::{decimal, table, whole};
 use crate::tools;
 
 const DEFAULT_SECONDS: u64 = 30;
@@ -58,6 +61,16 @@ const CASES: [Case; 3] = [
     },
 ];
 
+/// How many cores were busy on average: of the publisher and observer, waterwheel, NATS, Postgres.
+type Cores = [f64; 4];
+
+/// One run.
+struct Measured {
+    /// What the program `latency` says.
+    said: Value,
+    cores: Cores,
+}
+
 struct Bench {
     programs: PathBuf,
     seconds: u64,
@@ -87,7 +100,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
     let nats = NatsServer::start(&nats_server, &mut scratch)?;
     let postgres = start_postgres(&mut scratch)?;
     let mut bench = Bench { programs, seconds, nats, postgres, scratch };
-    let mut runs: [Vec<Value>; 3] = [Vec::new(), Vec::new(), Vec::new()];
+    let mut runs: [Vec<Measured>; 3] = [Vec::new(), Vec::new(), Vec::new()];
     for round in 1..=ROUNDS {
         for (case, runs) in CASES.iter().zip(&mut runs) {
             eprintln!("xtask: round {round} of {ROUNDS}: {}", case.name);
@@ -95,13 +108,13 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
         }
     }
     println!("{set_up}");
-    report(seconds, &runs);
+    report::print(seconds, &runs);
     Ok(())
 }
 
 impl Bench {
     /// Runs a pipeline under load, and checks that it counted everything.
-    fn measure(&mut self, case: &Case, round: usize) -> Outcome<Value> {
+    fn measure(&mut self, case: &Case, round: usize) -> Outcome<Measured> {
         let latency = self.programs.join("latency");
         output(Command::new(&latency).args(["--url", self.nats.url(), "--prepare"]))?;
         let database = format!("latency_{}_{round}", case.flush);
@@ -118,14 +131,26 @@ impl Bench {
             .with("POSTGRES", postgres.as_deref().unwrap_or_default());
         let mut running = Running(pipeline.command().spawn()?);
         self.scratch.watch(running.0.id())?;
+        let (before, began) = (self.used_seconds(running.0.id())?, Instant::now());
         let said = self.observe(&latency, postgres.as_deref());
+        let (after, seconds) = (self.used_seconds(running.0.id())?, began.elapsed().as_secs_f64());
         let ended = running.drain();
         self.scratch.forget(running.0.id())?;
         let said = said.map_err(|problem| pipeline.told(&problem))?;
         ended.map_err(|problem| pipeline.told(&problem))?;
         let said: Value = serde_json::from_str(&said)?;
         self.check(case, &database, &said).map_err(|problem| pipeline.told(&problem))?;
-        Ok(said)
+        Ok(Measured { said, cores: std::array::from_fn(|at| (after[at] - before[at]) / seconds) })
+    }
+
+    /// In the order of [`Cores`]; while it is measured, `latency` is the only child that ends.
+    fn used_seconds(&self, waterwheel: u32) -> Outcome<[f64; 4]> {
+        Ok([
+            children_seconds()?,
+            process_seconds(waterwheel)?,
+            process_seconds(self.nats.pid())?,
+            family_seconds(self.postgres.pid().ok_or("Postgres has ended")?)?,
+        ])
     }
 
     fn observe(&self, latency: &Path, postgres: Option<&str>) -> Outcome<String> {
@@ -157,13 +182,9 @@ impl Bench {
         }
         let counted = self.postgres.query_in(database, "select sum(events) from activity")?;
         self.postgres.query(&format!("drop database {database} with (force)"))?;
-        if counted.trim() != said["events"].to_string() {
-            return Err(format!(
-                "{} events are counted, {} were published",
-                counted.trim(),
-                said["events"]
-            )
-            .into());
+        let (counted, published) = (counted.trim(), &said["events"]);
+        if counted.parse().ok() != published.as_u64() {
+            return Err(format!("{counted} events are counted, {published} were published").into());
         }
         Ok(())
     }
@@ -195,48 +216,4 @@ fn deployment(case: &Case) -> Outcome<String> {
         "type = \"nats\"\nurl = \"${NATS}\"\nsubject = \"results.{operator}\"\n"
     };
     Ok(format!("{}\n[sinks.out]\n{sink}{FROM}", text_of("latency.toml")?))
-}
-
-fn report(seconds: u64, runs: &[Vec<Value>; 3]) {
-    println!(
-        "{} events/s for {seconds} s after {WARM_UP_SECONDS} s of warm-up, {} of them probes, medians of {ROUNDS} runs",
-        whole(EVENTS_PER_SECOND),
-        whole(PROBES_PER_SECOND)
-    );
-    println!(
-        "milliseconds from when an event was to be sent until its row was read; Postgres is read every 0.5 ms\n"
-    );
-    let number = |run: &Value, name: &str| run[name].as_f64().unwrap_or(f64::NAN);
-    let middle =
-        |runs: &[Value], name: &str| median(&ascending(runs.iter().map(|run| number(run, name))));
-    let mut rows = Vec::new();
-    for (case, runs) in CASES.iter().zip(runs) {
-        let p99 = ascending(runs.iter().map(|run| number(run, "p99_ms")));
-        let probes: f64 = runs.iter().map(|run| number(run, "probes")).sum();
-        rows.push(vec![
-            case.name.to_owned(),
-            decimal(middle(runs, "p50_ms"), 1),
-            decimal(middle(runs, "p90_ms"), 1),
-            format!(
-                "{} ({} to {})",
-                decimal(median(&p99), 1),
-                decimal(p99.first().copied().unwrap_or(f64::NAN), 1),
-                decimal(p99.last().copied().unwrap_or(f64::NAN), 1)
-            ),
-            decimal(middle(runs, "max_ms"), 1),
-            whole(probes as u64),
-            whole(middle(runs, "events_per_second") as u64),
-            decimal(middle(runs, "sent_late_p99_ms"), 1),
-            decimal(middle(runs, "look_p50_ms"), 2),
-        ]);
-    }
-    let headings =
-        ["", "p50", "p90", "p99", "max", "probes", "events/s", "sent late, p99", "one look, p50"];
-    println!("{}", table(&headings, &rows));
-    for (case, runs) in CASES.iter().zip(runs) {
-        for (name, target) in case.targets {
-            let verdict = target.verdict(middle(runs, name), 1);
-            println!("{}, {} {verdict}", case.name, name.replace("_ms", " ms"));
-        }
-    }
 }

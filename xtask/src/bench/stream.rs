@@ -1,6 +1,8 @@
 //! `cargo xtask bench [backfill]`: how fast events become results, beside a consumer that does nothing
 //! with them, and no time without the proof that the results are right.
 
+mod report;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,13 +12,13 @@ use serde_json::Value;
 use super::pipeline::{Pipeline, from_file, text_of};
 use super::target::Target;
 use super::usage::{Usage, family_seconds, measure, process_seconds};
-use super::{STREAM, ascending, count, machine, median, publish, script};
+use super::{STREAM, count, machine, publish, script};
 use crate::Outcome;
 use crate::process::build;
 use crate::scratch::Scratch;
 use crate::servers::postgres::Postgres;
 use crate::servers::{NatsServer, start_postgres};
-use crate::text::{decimal, table, whole};
+use crate::text::whole;
 use crate::tools;
 
 const DEFAULT_EVENTS: u64 = 5_000_000;
@@ -259,74 +261,6 @@ impl Bench {
         print!("{}", script(python, "compare.py", &arguments)?);
         Ok(())
     }
-
-    fn report(&self, runs: &[Measured]) {
-        let source = if self.server.is_some() { "JetStream" } else { "a file" };
-        println!(
-            "{} events from {source}, flush 100 ms, a checkpoint every 2 s, medians of {ROUNDS} runs (least to most)\n",
-            whole(self.count)
-        );
-        let drain = median(&values(runs, Subject::Drain, |run| run.usage.seconds));
-        let rows: Vec<Vec<String>> =
-            self.subjects.iter().map(|subject| self.cells(runs, *subject, drain)).collect();
-        let headings = [
-            "",
-            "events/s",
-            "seconds",
-            "client CPU s",
-            "NATS CPU s",
-            "Postgres CPU s",
-            "events/CPU s",
-            "peak MiB",
-            "checkpoints",
-            "to drain",
-        ];
-        println!("{}", table(&headings, &rows));
-        for subject in self.subjects.iter().filter(|_| self.server.is_some()) {
-            if let Some(target) = subject.target() {
-                let ratio = drain / median(&values(runs, *subject, |run| run.usage.seconds));
-                println!("{} to drain {}", subject.name(), target.verdict(ratio, 2));
-            }
-        }
-        if runs.iter().any(|run| run.subject != Subject::Drain && run.checkpoints == 0) {
-            println!(
-                "some runs were too short for a checkpoint: take more events to include its cost"
-            );
-        }
-    }
-
-    fn cells(&self, runs: &[Measured], subject: Subject, drain: f64) -> Vec<String> {
-        let seconds = values(runs, subject, |run| run.usage.seconds);
-        let client = median(&values(runs, subject, |run| run.usage.cpu_seconds));
-        let nats = median(&values(runs, subject, |run| run.nats_seconds));
-        let postgres = median(&values(runs, subject, |run| run.postgres_seconds));
-        let peak = median(&values(runs, subject, |run| run.usage.peak_bytes as f64));
-        let checkpoints = values(runs, subject, |run| run.checkpoints as f64);
-        let least_checkpoints = checkpoints.first().copied().unwrap_or(f64::NAN);
-        let rate = |seconds: f64| whole((self.count as f64 / seconds) as u64);
-        let or_dash = |number: f64, decimals| {
-            if number.is_nan() { "-".to_owned() } else { decimal(number, decimals) }
-        };
-        let (least, most) = (seconds.first().copied(), seconds.last().copied());
-        let middle = median(&seconds);
-        vec![
-            subject.name().to_owned(),
-            rate(middle),
-            format!(
-                "{} ({} to {})",
-                decimal(middle, 2),
-                decimal(least.unwrap_or(f64::NAN), 2),
-                decimal(most.unwrap_or(f64::NAN), 2)
-            ),
-            decimal(client, 2),
-            or_dash(nats, 2),
-            or_dash(postgres, 2),
-            rate(client),
-            decimal(peak / (1 << 20) as f64, 0),
-            if subject == Subject::Drain { "-".into() } else { decimal(least_checkpoints, 0) },
-            or_dash(drain / middle, 2),
-        ]
-    }
 }
 
 /// Writes the tables of a database as files for DuckDB, and then makes room.
@@ -339,11 +273,6 @@ fn tables(postgres: &Postgres, database: &str, directory: &Path) -> Outcome<Path
     }
     postgres.query(&format!("drop database {database} with (force)"))?;
     Ok(directory.to_owned())
-}
-
-/// In ascending order.
-fn values(runs: &[Measured], subject: Subject, value: impl Fn(&Measured) -> f64) -> Vec<f64> {
-    ascending(runs.iter().filter(|run| run.subject == subject).map(value))
 }
 
 #[cfg(test)]

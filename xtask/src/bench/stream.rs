@@ -232,10 +232,10 @@ impl Bench {
         })
     }
 
-    /// How many were completed; there must be one, unless the run was too short for any.
+    /// How many were completed. Few events, and those of a file, may be through too soon for one.
     fn checkpoints(&self, pipeline: &Pipeline) -> Outcome<usize> {
         match pipeline.checkpoints() {
-            0 if self.count >= DEFAULT_EVENTS => {
+            0 if self.count >= DEFAULT_EVENTS && self.server.is_some() => {
                 Err(pipeline.told(&"no checkpoint was completed: take more events"))
             }
             completed => Ok(completed),

@@ -14,6 +14,9 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// How often the peak is read; it only grows, so that little can be missed.
 const POLL: Duration = Duration::from_millis(10);
 
+/// No run takes so long; one that does hangs.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
+
 /// What one child cost.
 pub(super) struct Usage {
     /// From its start to its end.
@@ -44,6 +47,13 @@ pub(super) fn measure_while(
         meanwhile(child.id());
         match child.try_wait()? {
             Some(status) => break status,
+            None if started.elapsed() > DEADLINE => {
+                child.kill()?;
+                child.wait()?;
+                scratch.forget(child.id())?;
+                let program = command.get_program().to_string_lossy();
+                return Err(format!("{program} was ended: it hung for half an hour").into());
+            }
             None => std::thread::sleep(POLL),
         }
     };

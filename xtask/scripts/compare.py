@@ -1,9 +1,10 @@
-"""Compares the lakes of bench runs with what DuckDB makes of the same events.
+"""Compares the results of bench runs with what DuckDB makes of the same events.
 
-compare.py EVENTS STREAM LAKE...
+compare.py EVENTS STREAM RESULTS...
 
-EVENTS is the JSON Lines file whose line n is message n of STREAM. Every lake is compared as far as
-it goes: the tables of a lake are its directories. Counts must be equal, doubles to 1e-12.
+EVENTS is the JSON Lines file whose line n is message n of STREAM. Every directory of results is
+compared as far as it goes: its tables are directories of Parquet files (of final rows, or of all
+changes), or files of CSV with a header. Counts must be equal, doubles to 1e-12.
 """
 
 import math
@@ -67,14 +68,14 @@ def main(events, stream, *lakes):
     made = set()
     compared = 0
     for lake in lakes:
-        tables = [table for table in KEYS if (Path(lake) / table).is_dir()]
+        tables = [table for table in KEYS if (Path(lake) / table).is_dir() or file_of(lake, table).is_file()]
         if not tables:
             raise SystemExit(f"{lake} is empty")
         for table in tables:
             if table not in made:
                 expect(connection, table, stream)
                 made.add(table)
-            compared += compare(connection, table, f"{lake}/{table}/**/*.parquet")
+            compared += compare(connection, table, lake)
     print(f"{compared:,} rows in {len(lakes)} runs equal what DuckDB computes")
 
 
@@ -95,32 +96,57 @@ def expect(connection, table, stream):
     connection.execute(f"create table expected_{table} as {EXPECTED[table]}", parameters)
 
 
-def compare(connection, table, files):
+def file_of(lake, table):
+    return Path(lake) / f"{table}.csv"
+
+
+def found(connection, table, lake, columns):
+    """The rows that are there in the end, as the table `found`; the names of its columns."""
+    file = file_of(lake, table)
+    if file.is_file():
+        kinds = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
+        rows = f"read_csv('{file}', header = true, nullstr = '', columns = {{{kinds}}})"
+        header = connection.execute(
+            f"select * from read_csv('{file}', header = true, all_varchar = true) limit 0"
+        ).description
+        if [column[0] for column in header] != list(columns):
+            return [column[0] for column in header]
+    else:
+        rows = f"read_parquet('{lake}/{table}/**/*.parquet', hive_partitioning = false)"
+    connection.execute(f"create or replace temp view written as select * from {rows}")
+    names = [column[0] for column in connection.execute("select * from written limit 0").description]
+    latest = "select * from written"
+    if "op" in names:
+        # All changes: of each key the last one counts.
+        names = [name for name in names if name not in ("op", "epoch")]
+        latest = f"""select * exclude (op, epoch) from (select * from written qualify
+            row_number() over (partition by {", ".join(KEYS[table])} order by epoch desc) = 1)
+            where op = 'upsert'"""
+    connection.execute(f"create or replace temp table found as {latest}")
+    return names
+
+
+def compare(connection, table, lake):
     described = connection.execute(f"describe expected_{table}").fetchall()
     columns = {name: kind for name, kind, *_ in described}
-    found = connection.execute(
-        "select * from read_parquet(?, hive_partitioning = false) limit 0", [files]
-    ).description
-    names = [column[0] for column in found]
+    names = found(connection, table, lake, columns)
     if names != list(columns):
-        raise SystemExit(f"{files}: the columns are {names}, expected {list(columns)}")
+        raise SystemExit(f"{lake}: the columns of {table} are {names}, expected {list(columns)}")
     keys = " and ".join(f"e.{key} is not distinct from a.{key}" for key in KEYS[table])
     differs = " or ".join(different(name, kind) for name, kind in columns.items())
     # The key never is NULL as a whole, so a missing side shows in the first column of it.
     side = KEYS[table][0]
     wrong = connection.execute(
         f"""select count(*), any_value(e), any_value(a) from expected_{table} e
-        full join read_parquet(?, hive_partitioning = false) a on {keys}
-        where e.{side} is null or a.{side} is null or {differs}""",
-        [files],
+        full join found a on {keys}
+        where e.{side} is null or a.{side} is null or {differs}"""
     ).fetchone()
     counts = connection.execute(
-        f"select (select count(*) from expected_{table}), (select count(*) from read_parquet(?))",
-        [files],
+        f"select (select count(*) from expected_{table}), (select count(*) from found)"
     ).fetchone()
     if wrong[0] or counts[0] != counts[1] or not counts[0]:
         raise SystemExit(
-            f"{files}: {wrong[0]} rows differ, {counts[0]} expected, {counts[1]} found\n"
+            f"{lake}: {wrong[0]} rows of {table} differ, {counts[0]} expected, {counts[1]} found\n"
             f"expected {wrong[1]}\n   found {wrong[2]}"
         )
     return counts[1]

@@ -21,8 +21,17 @@ Usage: cargo xtask <command>
   test --nightly [ARGS...]
                       the same, and every fault happens many times more
   compare [N]         N events (default 200,000) through waterwheel, ClickHouse and DuckDB: equal rows
-  bench [N]           N events (default 5,000,000) from JetStream: bare drain, aggregate, all operators
-  bench backfill [N]  the same from a file, without a server
+  bench [N] [SUBJECT...]
+                      N events (default 5,000,000) from JetStream: bare drain, aggregate, all operators,
+                      all into Postgres and Parquet; or some: aggregate, all, postgres
+  bench backfill [N] [SUBJECT...]
+                      the same from a file, without NATS
+  bench latency [SECONDS]
+                      at 50,000 events/s: how soon an event shows in a row of Postgres, and in NATS
+  bench archive [N]   raw events from a file into Parquet, events per CPU second
+  bench growth [N]    an aggregate with 10 thousand, 1 million and 10 million open groups
+  bench workers [N]   a backfill with two workers beside one
+  bench memory [N]    resident memory while all operators read N events of a day from JetStream
   bench operators [N]  what each operator costs per event and holds per live key
   bench checkpoints [N]  what checkpoints cost, and how soon a restart has its state again
   bench peers [N]     a backfill's CPU time beside DuckDB's, ClickHouse's, Flink's and Pathway's
@@ -44,8 +53,13 @@ fn main() -> ExitCode {
         ["bench", "checkpoints", rest @ ..] if rest.len() < 2 => bench::checkpoints::run(rest),
         ["bench", "operators", rest @ ..] if rest.len() < 2 => bench::operators::run(rest),
         ["bench", "peers", rest @ ..] if rest.len() < 2 => bench::peers::run(rest),
-        ["bench", "backfill", rest @ ..] if rest.len() < 2 => bench::run(bench::From::File, rest),
-        ["bench", rest @ ..] if rest.len() < 2 => bench::run(bench::From::Stream, rest),
+        ["bench", "latency", rest @ ..] if rest.len() < 2 => bench::latency::run(rest),
+        ["bench", "archive", rest @ ..] if rest.len() < 2 => bench::archive::run(rest),
+        ["bench", "growth", rest @ ..] if rest.len() < 2 => bench::growth::run(rest),
+        ["bench", "workers", rest @ ..] if rest.len() < 2 => bench::workers::run(rest),
+        ["bench", "memory", rest @ ..] if rest.len() < 2 => bench::memory::run(rest),
+        ["bench", "backfill", rest @ ..] => bench::stream::run(bench::stream::From::File, rest),
+        ["bench", rest @ ..] => bench::stream::run(bench::stream::From::Stream, rest),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

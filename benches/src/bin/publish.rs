@@ -3,17 +3,15 @@
 //! The events are those of the source `generate`, spread over some hours of event time; the same
 //! options give the same events. Every publish is acknowledged, a few thousand at a time.
 
-use std::collections::VecDeque;
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture};
 use async_nats::jetstream::{Context, stream};
-use bytes::BytesMut;
 use waterwheel_benches::options::Options;
+use waterwheel_benches::publisher::{Publisher, connect};
 use waterwheel_sources::generate::{Market, MarketSpec};
 
 const USAGE: &str = "\
@@ -22,12 +20,6 @@ usage: publish --url URL --stream NAME --count N [--create] [--first N]
 options of both: [--seed 1] [--users 200000] [--symbols 50] [--hours 24]
 --create makes the stream, with file storage and the subjects events.>
 --first begins at another event than the first, for example to go on";
-
-/// Acknowledgements outstanding: enough to keep the server busy.
-const WINDOW: usize = 4_096;
-
-/// Payloads are cut from buffers of this size, so that few allocations serve many of them.
-const BUFFER_BYTES: usize = 256 << 10;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -95,33 +87,19 @@ async fn publish(
     name: &str,
     create: bool,
 ) -> Result<(), Box<dyn Error>> {
-    let client = async_nats::connect(url).await?;
-    let builder = ContextBuilder::new().max_ack_inflight(2 * WINDOW);
-    let context = builder.ack_timeout(Duration::from_secs(30)).build(client);
+    let context = connect(url).await?;
     if create {
         create_stream(&context, name).await?;
     }
     let before = context.get_stream(name).await?.cached_info().state.messages;
-    let mut waiting = VecDeque::with_capacity(WINDOW);
-    let mut acknowledged = 0;
-    let mut buffer = BytesMut::new();
+    let mut publisher = Publisher::new(context.clone(), name);
     let mut line = Vec::new();
     for ordinal in events.ordinals {
         line.clear();
         let event = events.market.write_event(ordinal, &mut line);
-        if buffer.capacity() < line.len() {
-            buffer = BytesMut::with_capacity(BUFFER_BYTES);
-        }
-        buffer.extend_from_slice(&line);
-        let payload = buffer.split().freeze();
-        if waiting.len() == WINDOW {
-            acknowledged += acknowledge(waiting.pop_front(), name).await?;
-        }
-        waiting.push_back(context.publish(event.subject, payload).await?);
+        publisher.publish(event.subject, &line).await?;
     }
-    while let Some(oldest) = waiting.pop_front() {
-        acknowledged += acknowledge(Some(oldest), name).await?;
-    }
+    let acknowledged = publisher.finish().await?;
     let after = context.get_stream(name).await?.cached_info().state.messages;
     if before + acknowledged != after {
         return Err(format!(
@@ -141,16 +119,4 @@ async fn create_stream(context: &Context, name: &str) -> Result<(), Box<dyn Erro
     };
     context.create_stream(config).await?;
     Ok(())
-}
-
-/// Waits for one acknowledgement and checks that it speaks of a new message of this stream.
-async fn acknowledge(waiting: Option<PublishAckFuture>, name: &str) -> Result<u64, Box<dyn Error>> {
-    let Some(waiting) = waiting else {
-        return Ok(0);
-    };
-    let acknowledgement = waiting.await?;
-    if acknowledgement.stream != name || acknowledgement.duplicate {
-        return Err(format!("an event was not stored in `{name}`: {acknowledgement:?}").into());
-    }
-    Ok(1)
 }

@@ -14,26 +14,46 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// How often the peak is read; it only grows, so that little can be missed.
 const POLL: Duration = Duration::from_millis(10);
 
+/// No run takes so long; one that does hangs.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
+
 /// What one child cost.
 pub(super) struct Usage {
     /// From its start to its end.
     pub(super) seconds: f64,
     /// In user and kernel mode, on all its threads.
     pub(super) cpu_seconds: f64,
-    /// The high-water mark of its resident memory, and of that of the processes it had started.
+    /// The high-water mark of its resident memory.
     pub(super) peak_bytes: u64,
 }
 
 /// Runs a child to its end.
 pub(super) fn measure(command: &mut Command, scratch: &mut Scratch) -> Outcome<Usage> {
+    measure_while(command, scratch, &mut |_| {})
+}
+
+/// Runs a child to its end, and again and again calls something with its number.
+pub(super) fn measure_while(
+    command: &mut Command,
+    scratch: &mut Scratch,
+    meanwhile: &mut dyn FnMut(u32),
+) -> Outcome<Usage> {
     let (started, before) = (Instant::now(), children_seconds()?);
     let mut child = command.stdin(std::process::Stdio::null()).spawn()?;
     scratch.watch(child.id())?;
     let mut peak_bytes = 0;
     let status = loop {
-        peak_bytes = peak_bytes_of(child.id()).unwrap_or(0).max(peak_bytes);
+        peak_bytes = tree_peak_bytes(child.id()).unwrap_or(0).max(peak_bytes);
+        meanwhile(child.id());
         match child.try_wait()? {
             Some(status) => break status,
+            None if started.elapsed() > DEADLINE => {
+                child.kill()?;
+                child.wait()?;
+                scratch.forget(child.id())?;
+                let program = command.get_program().to_string_lossy();
+                return Err(format!("{program} was ended: it hung for half an hour").into());
+            }
             None => std::thread::sleep(POLL),
         }
     };
@@ -56,7 +76,18 @@ pub(super) fn children_seconds() -> Outcome<f64> {
     ticks("self", [13, 14])
 }
 
-/// The sum of two fields of /proc/PID/stat, by their index after the program's name.
+/// What a server has used until now in all its processes, those that have ended included.
+pub(super) fn family_seconds(pid: u32) -> Outcome<f64> {
+    let mut sum = ticks(&pid.to_string(), [11, 12])? + ticks(&pid.to_string(), [13, 14])?;
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    for child in children.split_whitespace() {
+        // One that has just ended is among those that were waited for, from the next time on.
+        sum += ticks(child, [11, 12]).unwrap_or(0.0);
+    }
+    Ok(sum)
+}
+
+/// The sum of some fields of /proc/PID/stat, by their index after the program's name.
 fn ticks(process: &str, fields: [usize; 2]) -> Outcome<f64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The name stands in parentheses and may hold anything.
@@ -69,24 +100,25 @@ fn ticks(process: &str, fields: [usize; 2]) -> Outcome<f64> {
     Ok(sum / TICKS_PER_SECOND)
 }
 
-/// Of a process and of those that its first thread has started.
-fn peak_bytes_of(pid: u32) -> Option<u64> {
+/// A size in /proc/PID/status.
+fn status_bytes(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.unwrap_or_default();
-    let below = children.split_whitespace().filter_map(|child| peak_bytes_of(child.parse().ok()?));
-    Some(kib * 1024 + below.sum::<u64>())
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// What is measured on, in a line.
-pub(super) fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = information.lines().find_map(|line| line.strip_prefix("model name"));
-    let model = model.map_or("unknown", |rest| rest.trim_start_matches([' ', '\t', ':']));
-    format!("{cores} cores of {model}")
+/// The most memory that a process and those that its first thread has started ever had.
+fn tree_peak_bytes(pid: u32) -> Option<u64> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let below =
+        children.split_whitespace().filter_map(|child| tree_peak_bytes(child.parse().ok()?));
+    Some(status_bytes(pid, "VmHWM:")? + below.sum::<u64>())
+}
+
+/// What a process has in memory now.
+pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
+    status_bytes(pid, "VmRSS:")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::Outcome;
-use crate::bench::from_file;
+use crate::bench::pipeline::from_file;
 use crate::process::root;
 
 /// One operator.

@@ -2,14 +2,14 @@
 
 use super::engines::{Engine, Limits};
 use super::{Entry, ROUNDS};
-use crate::bench::usage::{Usage, machine};
-use crate::bench::{middle, spread};
+use crate::bench::usage::Usage;
+use crate::bench::{ascending, machine, middle, spread};
 use crate::text::{decimal, table, whole};
 
 /// Prints the set-up and the table.
 pub(super) fn print(count: u64, engines: &[Engine], missing: &[String], entries: &[Entry]) {
     println!("\n{} events from a file, medians of {ROUNDS} runs (least to most)", whole(count));
-    println!("on {}", machine());
+    println!("on {}", machine::describe(&[]));
     for engine in engines {
         println!("{}: {}", engine.name, engine.version);
     }
@@ -44,7 +44,7 @@ fn row(engines: &[Engine], entries: &[Entry], entry: &Entry) -> Vec<String> {
     let mut cells = vec![
         format!("{}: {name}", entry.question.name()),
         entry.threads.to_owned(),
-        spread(&entry.runs, cpu),
+        spread(&ascending(entry.runs.iter().map(cpu)), 2),
         decimal(middle(&entry.starts, cpu), 2),
         decimal(middle(&entry.runs, |run| run.seconds), 2),
         decimal(middle(&entry.runs, |run| run.peak_bytes as f64) / f64::from(1 << 20), 0),

@@ -14,6 +14,7 @@ use super::{
     Counts, Options, Scenario, commit_cuts, crash_points, kills, lost_progress, run, server_kills,
     terminations, two_instances,
 };
+use crate::support::say;
 
 /// What must notice a bug.
 #[derive(Clone, Copy)]
@@ -73,7 +74,7 @@ pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
         let catcher = CATCHERS.iter().find(|(name, _)| name == bug).map(|(_, catcher)| *catcher);
         match noticed(bug, catcher, &options) {
             Some(how) => {
-                super::say(&format!("seeded bug `{bug}`: {how}"));
+                say!("seeded bug `{bug}`: {how}");
                 caught += 1;
             }
             None => missed.push(format!("`{bug}` ({meaning})")),

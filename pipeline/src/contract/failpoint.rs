@@ -20,8 +20,11 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// | `parquet.entry.pruned` | the 101st commit |
 /// | `postgres.clean.guarded`, `postgres.clean.removed`, `postgres.clean.committed` | `retain` on postgres |
 /// | `parquet.clean.noted`, `parquet.clean.removed`, `parquet.clean.done` | `retain` on parquet |
+/// | `rebuild.sink.emptied` | `--rebuild` after a change |
 /// | `idle.decided`, `idle.log.written`, `idle.log.durable` | a source with `idle_after` that is silent |
 pub const POINTS: &[&str] = &[
+    // A sink holds nothing any more; others may be left to be emptied.
+    "rebuild.sink.emptied",
     "intake.opened",
     "intake.batch.handed",
     "epoch.sealed",

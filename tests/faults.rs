@@ -18,7 +18,7 @@ mod crash_points;
 mod kills;
 pub(crate) mod load;
 mod lost_progress;
-mod results;
+pub(crate) mod results;
 mod seeded_bugs;
 mod server_kills;
 mod stage;

@@ -38,6 +38,10 @@ const CATCHERS: &[(&str, Catcher)] = &[
     ("forgets-to-publish", Catcher::Crashes(&["parquet.manifest.synced"])),
     ("dedupe-window", Catcher::Scenario(kills::scenario)),
     ("progress-apart", Catcher::Scenario(kills::scenario)),
+    (
+        "ends-elsewhere",
+        Catcher::Test("unfinished::a_commit_that_was_cut_off_ends_where_it_would_have"),
+    ),
     ("missing-progress-is-fresh", Catcher::Scenario(lost_progress::scenario)),
     ("ack-on-read", Catcher::Crashes(&["nats.source.released"])),
     ("anchor-unchecked", Catcher::Test("source_faults::recreated_and_longer")),

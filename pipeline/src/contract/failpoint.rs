@@ -124,6 +124,10 @@ pub const SEEDED_BUGS: &[(&str, &str)] = &[
         "dedupe-window",
         "nats sink: rows go out with Nats-Msg-Id alone, and the progress without its fence",
     ),
+    (
+        "ends-elsewhere",
+        "nats sink: a commit that was cut off between two batches is gathered with what follows it",
+    ),
     ("progress-apart", "nats sink: the progress message is published after the batch, not in it"),
     (
         "anchor-unchecked",

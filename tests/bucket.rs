@@ -9,6 +9,7 @@ use crate::support::nats_server::NatsServer;
 use crate::support::postgres::Postgres;
 use crate::support::python::python;
 use crate::support::rounds::Chance;
+use crate::support::say;
 use crate::support::stream::{block_on, connect, create, publish};
 use crate::support::waterwheel::Deployment;
 use crate::support::{rounds, wait_until};
@@ -93,6 +94,7 @@ fn is_kept(allow_atomic: bool) {
     let expected = postgres.query(rows).unwrap();
     assert!(expected.lines().count() as u64 == SYMBOLS, "every symbol has come");
     assert_eq!(found.lines().collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
+    say!("bucket, atomic {allow_atomic}: {kills} kills, every key as in postgres, seed {seed}");
 }
 
 fn event(n: u64) -> Vec<u8> {

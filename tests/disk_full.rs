@@ -16,6 +16,7 @@ use crate::support::python::python;
 use crate::support::rounds;
 use crate::support::rounds::Chance;
 use crate::support::rows::{of_operator, parse};
+use crate::support::say;
 use crate::support::stream::{block_on, connect, create, publish};
 use crate::support::wait_until;
 use crate::support::waterwheel::{Deployment, Waterwheel};
@@ -124,7 +125,7 @@ fn fill_and_free_often(on_disk: OnDisk) {
         warnings += told;
     }
     let what = if on_disk == OnDisk::Lake { "disk full" } else { "disk full of checkpoints" };
-    println!(
+    say!(
         "{what}: {count} of {count} went on with nothing lost; the cause was said {warnings} times, seed {seed}"
     );
 }

@@ -7,18 +7,18 @@
 //! the same moments again.
 
 use std::fmt;
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::support::rounds;
 use crate::support::rounds::Chance;
+use crate::support::say;
 
 mod commit_cuts;
 mod crash_points;
 mod kills;
 pub(crate) mod load;
 mod lost_progress;
-mod results;
+pub(crate) mod results;
 mod seeded_bugs;
 mod server_kills;
 mod stage;
@@ -67,15 +67,9 @@ fn test(name: &str, scenario: Scenario, rounds: usize) {
     let options = Options { rounds, seed: Chance::new().seed, bug: None };
     let seed = options.seed;
     match run(scenario, &options) {
-        Ok(counts) => say(&format!("{name}: {counts}, seed {seed}")),
+        Ok(counts) => say!("{name}: {counts}, seed {seed}"),
         Err(problem) => panic!("{name}, seed {seed}: {problem}"),
     }
-}
-
-/// Prints a line that is seen of tests that pass, too: these counts are what the tests are for.
-fn say(line: &str) {
-    // Only `print!` is captured.
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::support::copy_directory;
+use crate::support::say;
 use crate::support::trading::Events;
 use crate::support::waterwheel::Deployment;
 
@@ -39,5 +40,5 @@ fn every_format_of_checkpoints_is_gone_on_from() {
         assert!(ending.stderr.contains(said), "{}: {}", format.display(), ending.stderr);
         events.assert_lake(&run.join("lake"));
     }
-    println!("golden: {} formats of checkpoints, each gone on from", formats.len());
+    say!("golden: {} formats of checkpoints, each gone on from", formats.len());
 }

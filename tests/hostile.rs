@@ -22,6 +22,7 @@ use crate::support::python::python;
 use crate::support::rounds;
 use crate::support::rounds::Chance;
 use crate::support::rows::{Row, of_operator, parse};
+use crate::support::say;
 use crate::support::stream::{block_on, connect, create};
 use crate::support::waterwheel::Deployment;
 
@@ -135,7 +136,7 @@ fn hostile_messages_are_accounted_for_in_every_sink() {
     let files = lake_agrees(&run, &printed);
     let published = block_on(async { nats_agrees(&connect(&nats.url()).await, &printed).await });
     let categories: BTreeSet<&str> = messages.iter().map(|message| message.category).collect();
-    println!(
+    say!(
         "hostile: {hostile} messages of {} categories: {} events, {} dead letters, {} late; \
          {warehouse} rows in postgres, {files} parquet files, {published} messages out, seed {seed}",
         categories.len() - 1,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use self::stage::{Settings, Side, Stage};
 use crate::support::rounds;
 use crate::support::rounds::Chance;
+use crate::support::say;
 use crate::support::wait_until;
 
 /// What the log says once a silent source is not waited for.
@@ -147,7 +148,7 @@ fn kills_among_decisions_lose_nothing() {
     }
     stage.finish(&settings);
     let counts = stage.assert_true(&format!("seed {seed}"));
-    println!("{counts:?}, seed {seed}");
+    say!("several sources: {counts:?}, seed {seed}");
 }
 
 /// A file beside a stream without end comes to its end, and holds nothing any more; after that it is
@@ -198,7 +199,7 @@ fn a_server_that_goes_away_is_named_and_waited_for() {
         running.assert_running();
         stage.lake_rows("right") >= 60
     });
-    println!("going on after {:.1?}", restarted.elapsed());
+    say!("several sources: a server that was away, going on after {:.1?}", restarted.elapsed());
     assert!(running.said().contains("source `right`: goes on after"), "{}", running.said());
     assert!(running.terminate().status.success());
     stage.finish(&settings);

@@ -10,10 +10,14 @@ use tempfile::TempDir;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::Postgres;
 use crate::support::python::python;
+use crate::support::rounds;
+use crate::support::say;
 use crate::support::stream::{block_on, connect, create, publish};
 use crate::support::trading::Events;
 use crate::support::wait_until;
 use crate::support::waterwheel::{Deployment, Ending};
+
+mod between_sinks;
 
 const EVENTS: usize = 6_000;
 /// How many are there at first, and how many come with every other round.
@@ -139,6 +143,13 @@ const EDITS: [(&str, &str, &[&str], &[&str]); 10] = [
 
 #[test]
 fn edits_are_rebuilt() {
+    for pass in 0..rounds(1, 2) {
+        edit_after_edit(pass);
+    }
+}
+
+/// Other edits are killed on the way in another pass.
+fn edit_after_edit(pass: usize) {
     let stage = Stage::new();
     let mut published = stage.publish(0, FIRST);
     let mut text = DEPLOYMENT.to_owned();
@@ -156,7 +167,7 @@ fn edits_are_rebuilt() {
         let before = stage.untouched(&kept);
         let deployment = stage.deployment(&text);
         assert_halts(&deployment.start().wait(), emptied, &kept, computed);
-        if round % 3 == 2 {
+        if (round + pass) % 3 == 2 {
             assert_success(&deployment.rebuild().wait());
         } else {
             let place = stage.place(emptied);
@@ -182,8 +193,9 @@ fn edits_are_rebuilt() {
         assert_success(&again);
         assert!(!again.stderr.contains("rebuilding"), "nothing was changed: {}", again.stderr);
     }
-    println!(
-        "{} edits, {kills} kills on the way, {halts_after_kills} of them before every sink was emptied",
+    say!(
+        "edits: {} edits, {kills} kills on the way, {halts_after_kills} of them before every sink was \
+         emptied",
         EDITS.len()
     );
 }

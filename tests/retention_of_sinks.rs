@@ -13,6 +13,7 @@ use crate::support::nats_server::NatsServer;
 use crate::support::postgres::Postgres;
 use crate::support::python::python;
 use crate::support::rows::parse;
+use crate::support::say;
 use crate::support::stream::{block_on, connect, create, publish};
 use crate::support::wait_until;
 use crate::support::waterwheel::{Deployment, Ending};
@@ -337,6 +338,6 @@ fn a_crash_on_the_way_is_made_good() {
             panic!("round {round}, {point}: {problem}\n{}", ending.stderr);
         }
     }
-    println!("{} rounds, {crashes} crashes", points.len() * 4);
+    say!("retention of sinks: {} rounds, {crashes} crashes", points.len() * 4);
     assert!(crashes * 3 >= points.len() * 4, "{crashes} crashes are too few");
 }

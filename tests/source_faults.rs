@@ -12,6 +12,7 @@ use serde_json::Value;
 use self::stage::{SharedPostgres, Stage};
 use crate::support::rounds;
 use crate::support::rounds::Chance;
+use crate::support::say;
 use crate::support::waterwheel::Ending;
 
 /// More than what a server sends to a reader that stands still: messages, and bytes of each.
@@ -107,7 +108,7 @@ impl Fault {
             assert_halted(&what, &ending, self.words);
             stage.assert_prefix(&what, position);
         }
-        println!("source fault `{}` {when}: {count} of {count} halted", self.name);
+        say!("source fault `{}` {when}: {count} of {count} halted", self.name);
     }
 }
 
@@ -307,7 +308,7 @@ fn single_messages_deleted_before_they_are_read_are_passed_over() {
         let left: Vec<(u64, u64)> = whole.filter(|(at, _)| !deleted.contains(at)).collect();
         stage.assert_rows(&what, &left, |held| held == left.len());
     }
-    println!("source: {deleted_in_all} deleted messages passed over in {count} runs, seed {seed}");
+    say!("source: {deleted_in_all} deleted messages passed over in {count} runs, seed {seed}");
 }
 
 /// A sequence to begin with that is not there: before there is progress it is a wrong setting, with
@@ -345,7 +346,7 @@ fn a_start_that_is_gone_is_refused() {
         let whole: Vec<(u64, u64)> = from_start.collect();
         stage.assert_rows(&what, &whole, |held| held >= (read - start) as usize);
     }
-    println!("source: {count} times a start that is gone was refused, seed {seed}");
+    say!("source: {count} times a start that is gone was refused, seed {seed}");
 }
 
 /// A message that was counted and is deleted later was counted all the same.
@@ -373,7 +374,7 @@ fn single_messages_deleted_after_they_are_read_stay_counted() {
         }
     }
     assert_eq!(halted, count, "the replay cannot be what the sinks have seen");
-    println!("source: {count} runs after a message that was read is deleted, seed {seed}");
+    say!("source: {count} runs after a message that was read is deleted, seed {seed}");
 }
 
 /// What is gone is gone on without only where it is named, to the message; and named once.
@@ -416,5 +417,5 @@ fn a_gap_that_is_accepted_is_gone_on_without() {
         let left: Vec<(u64, u64)> = whole.filter(|(at, _)| !(from..=to).contains(at)).collect();
         stage.assert_rows(&what, &left, |held| held == left.len());
     }
-    println!("source: {count} gaps accepted, {} wrong ranges refused, seed {seed}", count * 3);
+    say!("source: {count} gaps accepted, {} wrong ranges refused, seed {seed}", count * 3);
 }

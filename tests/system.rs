@@ -30,4 +30,5 @@ mod retention_of_sinks;
 mod secrets;
 mod source_faults;
 mod support;
+mod unfinished;
 mod workers;

@@ -16,10 +16,10 @@ pub(super) const PROGRESS: &str = "waterwheel.progress.trading.results";
 const SUBJECTS: &str = "results.";
 
 /// A message of the stream.
-struct Message {
-    subject: String,
+pub(crate) struct Message {
+    pub(crate) subject: String,
     epoch: Option<u64>,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 /// What the messages amount to.
@@ -47,7 +47,8 @@ impl Results {
     }
 }
 
-async fn messages(url: &str) -> Result<Vec<Message>, async_nats::Error> {
+/// Every message of the stream of results in order.
+pub(crate) async fn messages(url: &str) -> Result<Vec<Message>, async_nats::Error> {
     let stream = connect(url).await.get_stream("RESULTS").await?;
     let count = stream.cached_info().state.messages as usize;
     let config = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };

@@ -14,6 +14,7 @@ use super::{
     Counts, Options, Scenario, commit_cuts, crash_points, kills, lost_progress, run, server_kills,
     terminations, two_instances,
 };
+use crate::support::say;
 
 /// What must notice a bug.
 #[derive(Clone, Copy)]
@@ -37,6 +38,10 @@ const CATCHERS: &[(&str, Catcher)] = &[
     ("forgets-to-publish", Catcher::Crashes(&["parquet.manifest.synced"])),
     ("dedupe-window", Catcher::Scenario(kills::scenario)),
     ("progress-apart", Catcher::Scenario(kills::scenario)),
+    (
+        "ends-elsewhere",
+        Catcher::Test("unfinished::a_commit_that_was_cut_off_ends_where_it_would_have"),
+    ),
     ("missing-progress-is-fresh", Catcher::Scenario(lost_progress::scenario)),
     ("ack-on-read", Catcher::Crashes(&["nats.source.released"])),
     ("anchor-unchecked", Catcher::Test("source_faults::recreated_and_longer")),
@@ -73,7 +78,7 @@ pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
         let catcher = CATCHERS.iter().find(|(name, _)| name == bug).map(|(_, catcher)| *catcher);
         match noticed(bug, catcher, &options) {
             Some(how) => {
-                super::say(&format!("seeded bug `{bug}`: {how}"));
+                say!("seeded bug `{bug}`: {how}");
                 caught += 1;
             }
             None => missed.push(format!("`{bug}` ({meaning})")),

@@ -16,6 +16,10 @@ const EVENTS_A_KILL: usize = 150;
 /// no more of these than so many.
 const POSTGRES_MOST: usize = 60;
 
+/// With so many kills, the first of each server leaves it away for so long.
+const MANY: usize = 100;
+const LONG: Duration = Duration::from_secs(60);
+
 pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
     let mut stage = Stage::new(options, KILLS_AN_EPISODE * EVENTS_A_KILL * 2 + 12_000);
     let of_postgres = (options.rounds / 2).clamp(1, POSTGRES_MOST);
@@ -31,11 +35,17 @@ pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
             stage.pass(100);
             let draw = stage.chance.between(0, (nats_left + postgres_left) as u64);
             let is_nats = (draw as usize) < nats_left;
+            let is_first =
+                if is_nats { nats_left == options.rounds } else { postgres_left == of_postgres };
+            let away = if is_first && options.rounds >= MANY { LONG } else { Duration::ZERO };
             if is_nats {
+                stage.nats.kill();
+                std::thread::sleep(away);
                 stage.nats.restart();
                 nats_left -= 1;
             } else {
                 kill_family(&stage.postgres)?;
+                std::thread::sleep(away);
                 stage.postgres.restart().map_err(|error| error.to_string())?;
                 postgres_left -= 1;
             }

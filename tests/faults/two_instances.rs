@@ -1,6 +1,8 @@
 //! Two processes of one pipeline: the newer wins, the older ends with exit code 3 and says why,
 //! even if it stood still in the middle of a commit and wakes up later.
 
+use std::time::Duration;
+
 use super::stage::{Stage, advanced};
 use super::watch::Points;
 use super::{Counts, Options};
@@ -9,6 +11,12 @@ use crate::support::waterwheel::{Ending, Waterwheel};
 
 const ROUNDS_AN_EPISODE: usize = 10;
 const EVENTS_A_ROUND: usize = 300;
+
+/// With so many rounds, the first takeover before and the first one inside a transaction leave the
+/// older one standing for so long. Meanwhile the newer one reads so much.
+const MANY: usize = 100;
+const LONG: Duration = Duration::from_secs(120);
+const EVENTS_OF_LONG: usize = 10_000;
 
 /// Where the older one is when the newer one comes.
 #[derive(Clone, Copy, PartialEq)]
@@ -31,7 +39,9 @@ struct Instance {
 }
 
 pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
-    let mut stage = Stage::new(options, ROUNDS_AN_EPISODE * EVENTS_A_ROUND * 2 + 8_000);
+    let has_long = options.rounds >= MANY;
+    let further = if has_long { 2 * EVENTS_OF_LONG } else { 0 };
+    let mut stage = Stage::new(options, ROUNDS_AN_EPISODE * EVENTS_A_ROUND * 2 + 8_000 + further);
     let (mut rounds, mut inside) = (0, 0);
     while rounds < options.rounds {
         stage.begin();
@@ -47,7 +57,9 @@ pub(super) fn scenario(options: &Options) -> Result<Counts, String> {
                 _ => Moment::Paused,
             };
             inside += usize::from(moment == Moment::InsideTransaction);
-            older = take_over(&mut stage, older, moment, rounds)?;
+            let is_long = has_long && matches!(rounds, 1 | 3);
+            let stands = if is_long { LONG } else { Duration::ZERO };
+            older = take_over(&mut stage, older, moment, rounds, stands)?;
             rounds += 1;
         }
         older.running.kill();
@@ -73,6 +85,7 @@ fn take_over(
     mut older: Instance,
     moment: Moment,
     round: usize,
+    stands: Duration,
 ) -> Result<Instance, String> {
     let hold = match moment {
         Moment::BeforeTransaction => Some(Cut::HoldBegin),
@@ -102,6 +115,7 @@ fn take_over(
     older.proxy.release();
     if moment != Moment::Running {
         stage.pass(50);
+        std::thread::sleep(stands);
         older.running.signal("CONT");
     }
     let ending = stage.wait_end("the older one ends", older.running)?;

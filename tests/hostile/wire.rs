@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::{closing_numbers_add_up, fates};
 use crate::support::nats_server::NatsServer;
 use crate::support::rows::parse;
+use crate::support::say;
 use crate::support::stream::{block_on, connect, create, publish};
 use crate::support::waterwheel::Deployment;
 
@@ -136,7 +137,7 @@ fn messages_that_break_the_rules_of_the_protocol_stop_nothing() {
         assert!(several.is_empty() || several == format!("{fates:?}"), "the same with a filter");
         several = format!("{fates:?}");
     }
-    println!(
+    say!(
         "hostile: {sent} messages against the protocol, {stored} stored with good ones, 5 dead letters"
     );
 }
@@ -160,7 +161,7 @@ fn many_messages_that_break_the_rules_of_the_protocol_are_read_at_a_pace() {
     let fates = fates(&parse(&ending.stdout));
     assert!(fates.keys().copied().eq(1..=MANY as u64), "every message once");
     assert!(took < Duration::from_secs(20), "{took:?}");
-    println!("hostile: {MANY} messages that the client does not read in {took:?}");
+    say!("hostile: {MANY} messages that the client does not read in {took:?}");
 }
 
 /// What a supervisor does: it starts the process again.
@@ -189,7 +190,7 @@ fn a_message_on_which_the_client_panics_is_passed_by_the_next_process() {
     let mut published = block_on(async { published(&connect(&nats.url()).await).await });
     published.sort_unstable();
     assert!(published.iter().copied().eq(1..=stored), "every message once: {published:?}");
-    println!("hostile: {} messages on which the client panics passed over", PANICKING.len());
+    say!("hostile: {} messages on which the client panics passed over", PANICKING.len());
 }
 
 /// An event of the largest size makes a row that is larger, and a text may stand in two columns.

@@ -18,6 +18,16 @@ use std::time::{Duration, Instant};
 
 pub(crate) use rounds::rounds;
 
+/// Prints a line that is seen of tests that pass, too: the counts of what was done.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        // Only `print!` is captured.
+        let _ = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
+pub(crate) use say;
+
 /// How long anything may take that takes milliseconds on an idle machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 

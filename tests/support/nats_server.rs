@@ -53,6 +53,22 @@ impl NatsServer {
         let _ = self.child.wait();
     }
 
+    /// Lets the server stand still (SIGSTOP): connections stay, and nothing is answered.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        let status = Command::new("sh").arg("-c").arg(kill).status().expect("sh runs");
+        assert!(status.success(), "the server is there to be sent {name}");
+    }
+
     /// Changes the configuration for the next start.
     pub fn reconfigure(&mut self, config: &str) {
         config.clone_into(&mut self.config);

@@ -20,8 +20,11 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// | `parquet.entry.pruned` | the 101st commit |
 /// | `postgres.clean.guarded`, `postgres.clean.removed`, `postgres.clean.committed` | `retain` on postgres |
 /// | `parquet.clean.noted`, `parquet.clean.removed`, `parquet.clean.done` | `retain` on parquet |
+/// | `rebuild.sink.emptied` | `--rebuild` after a change |
 /// | `idle.decided`, `idle.log.written`, `idle.log.durable` | a source with `idle_after` that is silent |
 pub const POINTS: &[&str] = &[
+    // A sink holds nothing any more; others may be left to be emptied.
+    "rebuild.sink.emptied",
     "intake.opened",
     "intake.batch.handed",
     "epoch.sealed",
@@ -120,6 +123,10 @@ pub const SEEDED_BUGS: &[(&str, &str)] = &[
     (
         "dedupe-window",
         "nats sink: rows go out with Nats-Msg-Id alone, and the progress without its fence",
+    ),
+    (
+        "ends-elsewhere",
+        "nats sink: a commit that was cut off between two batches is gathered with what follows it",
     ),
     ("progress-apart", "nats sink: the progress message is published after the batch, not in it"),
     (

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use super::begin;
 use super::pipeline::Claimed;
 use crate::contract::epoch::{EpochRecord, Generation, Progress};
+use crate::contract::failpoint;
 use crate::contract::fault::Fault;
 use crate::contract::position::Positions;
 use crate::graph::fingerprint::{PLACE, parts};
@@ -66,6 +67,7 @@ pub(super) async fn settle(
         let begin = begin::progress(now, generation, origin.clone(), &node.fingerprint);
         let reset = claimed[index].sink.reset(&begin).await;
         reset.map_err(|fault| fault.within(sink_name(deployment, index)))?;
+        failpoint::reach("rebuild.sink.emptied");
         claimed[index].progress = Some(begin);
     }
     Ok(())

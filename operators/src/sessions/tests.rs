@@ -281,7 +281,8 @@ fn state_is_that_of_the_open_sessions() {
         script.steps.extend(messages.iter().cloned().map(crate::testing::Step::Message));
         script.steps.push(crate::testing::Step::Epoch);
     }
-    script.is_final = false;
+    // What is read after an epoch is the state after that epoch.
+    (script.is_final, script.in_flight) = (false, 0);
     let run = run(&deployment, 2, &script).expect("a run");
     let bytes: Vec<usize> = run.epochs.iter().map(|epoch| epoch.state_bytes[0]).collect();
     let (early, late) = (&bytes[20..60], &bytes[60..]);

@@ -12,8 +12,8 @@ use waterwheel_pipeline::graph::{Deployment, explain};
 use crate::spans::testing::{CONDITIONS, Entry, Told, WHERE, check_final_rows, in_order, log};
 use crate::testing::{
     By, Cell, Event, Expected, ExpectedRows, Kind, Measure, Message, Model, Prefix, Random,
-    RowItem, Script, cases, check, check_random_cuts, check_same_rows, deployment, lateness_us,
-    run,
+    RowItem, Script, Step, cases, check, check_random_cuts, check_same_rows, deployment,
+    lateness_us, run,
 };
 
 /// A flow operator.
@@ -246,6 +246,32 @@ fn state_goes_with_the_flows() {
             left => Err(case.describe(format!("{left:?} bytes are left\n{script}"))),
         }
     });
+}
+
+/// A hundred timeouts of flows that follow one another: what counts are those that may still go on.
+#[test]
+fn state_is_that_of_the_open_flows() {
+    let toml = "[operators.flows]\ntype = \"flow\"\nfrom = \"events0\"\ntimeout = \"10s\"\n\
+        done = \"event_type = 'never'\"\n";
+    let deployment = deployment(&["5s"], toml).expect("a deployment");
+    // Five events each, one after another.
+    let message = |index: u64| {
+        let time_us = 1_800_000_000_000_000 + index.cast_signed() * 250_000;
+        let flow = index / 5;
+        let payload = format!("{{\"timestamp\":{time_us},\"correlation_id\":\"c{flow}\"}}");
+        Message { sequence: index, received_at_us: Some(time_us), payload, ..Message::default() }
+    };
+    let log: Vec<Message> = (1..=4_000).map(message).collect();
+    let mut script = Script { steps: Vec::new(), in_flight: 0, is_final: false };
+    for messages in log.chunks(20) {
+        script.steps.extend(messages.iter().cloned().map(Step::Message));
+        script.steps.push(Step::Epoch);
+    }
+    let run = run(&deployment, 2, &script).expect("a run");
+    let bytes: Vec<usize> = run.epochs.iter().map(|epoch| epoch.state_bytes[0]).collect();
+    let (early, late) = (&bytes[10..40], &bytes[40..]);
+    let (early, late) = (early.iter().max().expect("some"), late.iter().max().expect("some"));
+    assert!(*late > 0 && late <= &(early + early / 4), "{early} bytes early, {late} late");
 }
 
 #[test]

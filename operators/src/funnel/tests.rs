@@ -13,7 +13,7 @@ mod history;
 mod truth;
 
 use crate::testing::{
-    Cell, Event, Expected, ExpectedRows, Holds, Item, Message, Model, Prefix, Random, Script,
+    Cell, Event, Expected, ExpectedRows, Holds, Item, Message, Model, Prefix, Random, Script, Step,
     Timeline, cases, check, check_random_cuts, check_same_rows, deployment, lateness_us, naive,
     run,
 };
@@ -445,4 +445,38 @@ fn state_goes_with_the_periods() {
             left => Err(case.describe(format!("{left:?} bytes are left\n{script}"))),
         }
     });
+}
+
+/// A hundred reporting periods of new users: what counts are those of the periods that are open.
+#[test]
+fn state_is_that_of_the_open_periods() {
+    for order in ["ordered", "strict", "any"] {
+        let toml = format!(
+            "[operators.steps]\ntype = \"funnel\"\nfrom = \"events0\"\nby = \"user_id\"\n\
+             within = \"5s\"\nwindow = \"1m\"\norder = \"{order}\"\n\
+             steps = [{{ name = \"a\", where = \"event_type = 'a'\" }},\n\
+             {{ name = \"b\", where = \"event_type = 'b'\" }}]\n"
+        );
+        let deployment = deployment(&["5s"], &toml).expect("a deployment");
+        // Ten users a minute, of four events each.
+        let message = |index: u64| {
+            let (minute, within) = (index / 40, index % 40);
+            let kind = if within % 20 < 10 { "a" } else { "b" };
+            let payload = format!(
+                "{{\"timestamp\":{},\"event_type\":\"{kind}\",\"user_id\":\"{minute}:{}\"}}",
+                1_700_000_040 + minute * 60 + within,
+                within % 10
+            );
+            Step::Message(Message { sequence: index + 1, payload, ..Message::default() })
+        };
+        let minute = |minute: u64| {
+            (minute * 40..(minute + 1) * 40).map(message).chain([Step::Epoch]).collect::<Vec<_>>()
+        };
+        let steps = (0..100).flat_map(minute).collect();
+        let script = Script { steps, in_flight: 0, is_final: false };
+        let run = run(&deployment, 2, &script).expect("a run");
+        let bytes: Vec<usize> = run.epochs.iter().map(|epoch| epoch.state_bytes[0]).collect();
+        let (early, late) = (bytes[5..20].iter().max().unwrap(), bytes[20..].iter().max().unwrap());
+        assert!(*late > 0 && late <= &(early + early / 4), "{order}: {early} early, {late} late");
+    }
 }

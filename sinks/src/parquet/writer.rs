@@ -19,7 +19,7 @@ use super::store::{Growing, Store};
 /// Files that grow at the same time; beyond, the one that was quiet longest is finished.
 const OPEN_FILES: usize = 64;
 /// What all growing files together may hold in memory before the largest writes a row group.
-const MEMORY_BYTES: usize = 64 << 20;
+const MEMORY_BYTES: usize = 32 << 20;
 /// Rows and bytes that wait as columns before they are encoded.
 const WAITING_ROWS: usize = 8192;
 const WAITING_BYTES: usize = 4 << 20;

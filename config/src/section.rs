@@ -5,6 +5,8 @@
 //! that were never asked for, with the nearest one that was, and a section that goes away reports
 //! the keys that are missing, unless a misspelt one was meant.
 
+mod secrets;
+
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
@@ -151,13 +153,6 @@ impl<'d> Section<'d> {
     pub fn text(&self, key: &str) -> Option<Spanned<String>> {
         let node = self.node(key)?;
         self.node_text(node, key)
-    }
-
-    /// A string that must be there and that findings do not show.
-    pub fn required_secret(&self, key: &str) -> Option<Spanned<String>> {
-        self.require(key)?;
-        self.asked.borrow_mut().push(key.to_owned());
-        self.node_text(self.entry(key)?, key)
     }
 
     /// A string that must be there.

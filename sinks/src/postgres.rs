@@ -50,6 +50,7 @@ use waterwheel_config::section::Section;
 use waterwheel_pipeline::contract::epoch::{Generation, Progress};
 use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
+use waterwheel_pipeline::contract::here::INSECURE;
 use waterwheel_pipeline::contract::retain::{self, Cleaning, Now, Retain};
 use waterwheel_pipeline::contract::sink::{
     Claim, ClaimError, Commit, Emit, InputRole, Sink, SinkContext, SinkKind, SinkSpec,
@@ -90,8 +91,9 @@ fn plan(section: &Section<'_>, context: &SinkContext) -> Option<Box<dyn SinkSpec
     // What is wrong with it may be how its password is written.
     let url = section.required_secret("url");
     let tls_ca = section.text("tls_ca").map(|path| path.value.into());
+    let insecure = section.boolean(INSECURE).is_some_and(|flag| flag.value);
     let address = url.and_then(|url| {
-        let parsed = Address::parse(&url.value, tls_ca);
+        let parsed = Address::parse(&url.value, tls_ca, insecure);
         let help =
             "write postgres://host:5432/database, with a user and a password if it takes them";
         parsed.map_err(|message| section.findings().error_help(url.span, message, help)).ok()

@@ -10,6 +10,7 @@ pub mod event;
 pub mod failpoint;
 pub mod fault;
 pub mod fold;
+pub mod here;
 pub mod mapping;
 pub mod nats;
 pub mod operator;

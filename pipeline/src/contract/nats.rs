@@ -29,6 +29,7 @@ use waterwheel_config::section::Section;
 
 use self::api::Api;
 use super::fault::Fault;
+use super::here::{INSECURE, is_here};
 
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 
@@ -43,6 +44,10 @@ const REFUSAL_BORNE: Duration = Duration::from_secs(5);
 
 /// A full subscription drops messages without a word: large enough for all that a reader pulls.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 17;
+
+/// What to do where a server on another machine offers no TLS.
+const NEEDS_TLS: &str = "the server is on another machine: give it TLS (and name its authority in `tls = { ca = ... }`), or write \
+    `insecure = true` beside `url` if everybody on the way may read and change what passes";
 
 /// Where to connect and as whom, as the deployment says.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +72,7 @@ struct Settings {
     key: Option<String>,
     tls_first: bool,
     tls_required: bool,
+    insecure: bool,
     inbox_prefix: Option<String>,
     jetstream_domain: Option<String>,
     jetstream_api_prefix: Option<String>,
@@ -89,6 +95,7 @@ impl Settings {
             key: self.key.or(below.key),
             tls_first: self.tls_first || below.tls_first,
             tls_required: self.tls_required || below.tls_required,
+            insecure: self.insecure || below.insecure,
             inbox_prefix: self.inbox_prefix.or(below.inbox_prefix),
             jetstream_domain: self.jetstream_domain.or(below.jetstream_domain),
             jetstream_api_prefix: self.jetstream_api_prefix.or(below.jetstream_api_prefix),
@@ -100,9 +107,11 @@ impl Settings {
 /// Reads the keys of a connection from the table of a source or a sink.
 pub fn read(section: &Section<'_>) -> Option<ConnectionSpec> {
     let findings_before = section.findings().len();
-    let secret = |key: &str| section.text(key).map(|text| Secret::new(text.value));
+    let secret = |key: &str| section.secret(key).map(|text| Secret::new(text.value));
     let text = |key: &str| section.text(key).map(|text| text.value);
-    let url = section.text("url");
+    // Findings may show which server it is.
+    let _ = section.node("url");
+    let url = section.secret("url");
     if let Some(url) = &url
         && section.findings().len() == findings_before
         && let Err(problem) = addresses(&url.value)
@@ -116,6 +125,7 @@ pub fn read(section: &Section<'_>) -> Option<ConnectionSpec> {
         user: text("user"),
         password: secret("password"),
         token: secret("token"),
+        insecure: section.boolean(INSECURE).is_some_and(|flag| flag.value),
         ..Settings::default()
     };
     check_login(section);
@@ -311,7 +321,8 @@ pub async fn connect(spec: &ConnectionSpec, name: &str) -> Result<Connection, Fa
     let address = show(&servers);
     let (connected, connects) = watch::channel(0_u64);
     let heard = Arc::new(Mutex::new(Heard::default()));
-    let options = authenticate(options(&settings, name), &settings)?;
+    let needs_tls = !settings.insecure && servers.iter().any(|server| !is_here(server.host()));
+    let options = authenticate(options(&settings, name, needs_tls), &settings)?;
     let options = options.event_callback({
         let (connected, heard) = (Arc::new(connected), heard.clone());
         move |event| {
@@ -327,7 +338,11 @@ pub async fn connect(spec: &ConnectionSpec, name: &str) -> Result<Connection, Fa
     let limit = PATIENCE * 2 * u32::try_from(servers.len()).unwrap_or(1);
     let client = match tokio::time::timeout(limit, options.connect(servers.as_slice())).await {
         Err(_) => return Err(Fault::retry(format!("no NATS server answers at {address}"))),
-        Ok(Err(error)) => return Err(connect_fault(&error, &address)),
+        Ok(Err(error)) => {
+            let fault = connect_fault(&error, &address);
+            let lacks_tls = needs_tls && error.kind() == ConnectErrorKind::Tls;
+            return Err(if lacks_tls { fault.help(NEEDS_TLS) } else { fault });
+        }
         Ok(Ok(client)) => client,
     };
     let prefix = match (&settings.jetstream_api_prefix, &settings.jetstream_domain) {
@@ -378,7 +393,7 @@ fn reconnect_delay(attempts: usize) -> Duration {
     if attempts == 0 { Duration::ZERO } else { doubled.min(RECONNECT_PAUSE_MAX) }
 }
 
-fn options(settings: &Settings, name: &str) -> ConnectOptions {
+fn options(settings: &Settings, name: &str, needs_tls: bool) -> ConnectOptions {
     let mut options = ConnectOptions::new()
         .name(name)
         .connection_timeout(PATIENCE)
@@ -398,7 +413,7 @@ fn options(settings: &Settings, name: &str) -> ConnectOptions {
     if let Some(prefix) = &settings.inbox_prefix {
         options = options.custom_inbox_prefix(prefix);
     }
-    options.require_tls(settings.tls_required || settings.tls_first)
+    options.require_tls(settings.tls_required || settings.tls_first || needs_tls)
 }
 
 fn authenticate(options: ConnectOptions, settings: &Settings) -> Result<ConnectOptions, Fault> {

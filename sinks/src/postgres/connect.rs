@@ -14,6 +14,7 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use waterwheel_pipeline::contract::fault::Fault;
+use waterwheel_pipeline::contract::here::is_here;
 
 use super::fault::{connect_fault, fault};
 
@@ -45,7 +46,12 @@ pub(super) struct Address {
 
 impl Address {
     /// Reads the URL. The error is a sentence for a finding, and quotes nothing of the URL.
-    pub(super) fn parse(url: &str, tls_ca: Option<PathBuf>) -> Result<Self, String> {
+    /// Off this machine TLS is required, unless `insecure` says that it need not be.
+    pub(super) fn parse(
+        url: &str,
+        tls_ca: Option<PathBuf>,
+        insecure: bool,
+    ) -> Result<Self, String> {
         if !url.starts_with("postgres://")
             && !url.starts_with("postgresql://")
             && !url.contains('=')
@@ -66,6 +72,15 @@ impl Address {
         if tls_ca.is_some() {
             if config.get_ssl_mode() == SslMode::Disable {
                 return Err("`tls_ca` asks for TLS, but `url` says sslmode=disable".to_owned());
+            }
+            config.ssl_mode(SslMode::Require);
+        }
+        if !insecure && let Some(host) = elsewhere(&config) {
+            if config.get_ssl_mode() == SslMode::Disable {
+                return Err(format!(
+                    "`url` says sslmode=disable, and {host} is another machine: leave that out, or \
+                     write `insecure = true` if everybody on the way may read and change what passes"
+                ));
             }
             config.ssl_mode(SslMode::Require);
         }
@@ -164,6 +179,21 @@ impl Address {
     }
 }
 
+/// The first host that is not this machine.
+fn elsewhere(config: &Config) -> Option<String> {
+    let names = config.get_hosts().iter().filter_map(|host| match host {
+        Host::Tcp(name) => Some(name.clone()),
+        Host::Unix(_) => None,
+    });
+    let addresses = config.get_hostaddrs().iter().map(ToString::to_string);
+    // Where there are both, the address is where it goes.
+    let mut all: Vec<String> = addresses.collect();
+    if all.is_empty() {
+        all = names.collect();
+    }
+    all.into_iter().find(|host| !is_here(host))
+}
+
 fn shown(config: &Config) -> String {
     let ports = config.get_ports();
     let port = |at: usize| ports.get(at).or(ports.first()).copied().unwrap_or(5432);
@@ -257,7 +287,7 @@ mod tests {
             ("postgres://u:pw@a,b:5433/shop?sslmode=verify-full", "a:5432,b:5433/shop"),
             ("host=/run/pg user=me password=pw", "/run/pg:5432/me"),
         ] {
-            assert_eq!(Address::parse(url, None).expect(url).shown, shown);
+            assert_eq!(Address::parse(url, None, false).expect(url).shown, shown);
         }
     }
 
@@ -269,11 +299,32 @@ mod tests {
             ("postgres://u:pw@h/d?sslrootcert=x", "sslrootcert"),
             ("user=u password=pw", "no host"),
         ] {
-            let error = Address::parse(url, None).expect_err(url);
+            let error = Address::parse(url, None, false).expect_err(url);
             assert!(error.contains(wrong), "{error}");
             assert!(!error.contains("pw"), "{error}");
         }
-        let contradiction = Address::parse("postgres://h/d?sslmode=disable", Some("ca".into()));
+        let contradiction =
+            Address::parse("postgres://localhost/d?sslmode=disable", Some("ca".into()), false);
         assert!(contradiction.expect_err("a contradiction").contains("tls_ca"));
+    }
+    #[test]
+    fn off_this_machine_tls_is_required() {
+        for (url, insecure, mode) in [
+            ("postgres://localhost/d", false, SslMode::Prefer),
+            ("postgres://[::1]/d?sslmode=disable", false, SslMode::Disable),
+            ("host=/run/pg user=me", false, SslMode::Prefer),
+            ("host=db hostaddr=127.0.0.1 user=me", false, SslMode::Prefer),
+            ("postgres://db.internal/d", false, SslMode::Require),
+            ("postgres://localhost,db.internal/d", false, SslMode::Require),
+            ("postgres://10.0.0.7/d?sslmode=prefer", false, SslMode::Require),
+            ("postgres://db.internal/d", true, SslMode::Prefer),
+            ("postgres://db.internal/d?sslmode=disable", true, SslMode::Disable),
+        ] {
+            let address = Address::parse(url, None, insecure).expect(url);
+            assert_eq!(address.config.get_ssl_mode(), mode, "{url}");
+        }
+        let refused = Address::parse("postgres://u:pw@db.internal/d?sslmode=disable", None, false);
+        let refused = refused.expect_err("no TLS");
+        assert!(refused.contains("db.internal is another machine"), "{refused}");
     }
 }

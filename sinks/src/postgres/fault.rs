@@ -26,8 +26,10 @@ pub(super) fn connect_fault(error: &Error, server: impl Display) -> Fault {
         None if is_lost(error) => {
             Fault::retry(format_args!("{what} cannot be reached: {}", text(error)))
         }
-        None => Fault::stop(format_args!("{what}: {}", text(error)))
-            .help("check `url`, its `sslmode` and `tls_ca`"),
+        None => Fault::stop(format_args!("{what}: {}", text(error))).help(
+            "check `url`, its `sslmode` and `tls_ca`; to another machine TLS is required unless \
+                 `insecure = true` stands beside `url`",
+        ),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The source against a real server: order, resuming, and everything that can happen to a stream.
 
+mod elsewhere;
 mod gaps;
 #[path = "../../../tests/support/nats_server.rs"]
 mod nats_server;

@@ -10,11 +10,12 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
-use url::{Host, Url};
+use url::Url;
 use waterwheel_config::secret::redact;
 use waterwheel_config::section::{Section, Spanned};
 
 use super::{Bucket, PATIENCE};
+use crate::contract::here::is_here;
 
 /// Where files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,12 +159,7 @@ fn is_plain(endpoint: Option<&str>, variable: &str, insecure: bool) -> Result<bo
     let Ok(url) = Url::parse(endpoint) else {
         return Err((format!("{variable} is not a URL"), None));
     };
-    let is_here = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
+    let is_here = url.host_str().is_some_and(is_here);
     match url.scheme() {
         "https" => Ok(false),
         "http" if is_here || insecure => Ok(true),

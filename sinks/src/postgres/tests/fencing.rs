@@ -37,7 +37,7 @@ async fn sink_with_lease_of(server: &TestServer, generation: i64) -> Box<dyn Sin
     let table = TableName::parse("volume").expect("a name");
     let table = Table::new(table, &input("volume", InputRole::Operator, schema), true, None);
     let settings = Settings {
-        address: Address::parse(&server.url(), None).expect("an address"),
+        address: Address::parse(&server.url(), None, false).expect("an address"),
         owner: Owner { pipeline: "trading".into(), sink: "warehouse".into() },
         tables: vec![table.expect("a table")],
     };

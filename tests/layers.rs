@@ -31,7 +31,8 @@ const DEPENDENCIES: [(&str, &[&str]); 5] = [
 const WORKER: &str = "pipeline/src/runtime/dataflow.rs";
 
 /// Where tasks begin, and why: everything else is awaited by whoever needs it.
-const SPAWNS: [(&str, &str); 2] = [
+const SPAWNS: [(&str, &str); 3] = [
+    ("benches/src/observe.rs", "the same client library, in a program that ends with it"),
     ("pipeline/src/runtime/actor.rs", "an actor is a task with a name, which is joined"),
     (
         "sinks/src/postgres/connect.rs",

@@ -20,6 +20,7 @@ mod history;
 mod hostile;
 mod latency;
 mod layers;
+mod locks;
 mod logins;
 mod multisource;
 mod object_stores;

@@ -62,10 +62,15 @@ impl Findings {
 
     /// True if the deployment cannot run.
     pub fn has_errors(&self) -> bool {
-        self.0.borrow().iter().any(|finding| finding.severity == Severity::Error)
+        self.errors() > 0
     }
 
-    /// How many findings there are, to see whether a step added one.
+    /// How many errors there are, to see whether a step added one.
+    pub fn errors(&self) -> usize {
+        self.0.borrow().iter().filter(|finding| finding.severity == Severity::Error).count()
+    }
+
+    /// How many findings there are.
     pub fn len(&self) -> usize {
         self.0.borrow().len()
     }

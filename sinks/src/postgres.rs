@@ -125,7 +125,7 @@ fn plan_tables(
     retain: Option<&Retain>,
 ) -> Option<Vec<Table>> {
     let findings = section.findings();
-    let before = findings.len();
+    let before = findings.errors();
     let mut overrides = HashMap::new();
     if let Some(written) = section.table("table") {
         for (key, node) in written.entries() {
@@ -175,7 +175,7 @@ fn plan_tables(
         }
         tables.push(table);
     }
-    (findings.len() == before).then_some(tables)
+    (findings.errors() == before).then_some(tables)
 }
 
 struct Spec(Arc<Settings>);

@@ -65,7 +65,7 @@ const STREAM: &str = "generate";
 
 fn plan(section: &Section<'_>) -> Option<Box<dyn SourceSpec>> {
     let findings = section.findings();
-    let known = findings.len();
+    let known = findings.errors();
     let whole = |key, most| section.integer(key, 1, most).map(|number| number.value.unsigned_abs());
     let count = whole("count", i64::MAX);
     let rate = whole("rate", 100_000_000);
@@ -91,7 +91,7 @@ fn plan(section: &Section<'_>) -> Option<Box<dyn SourceSpec>> {
         findings.error_help(until.span, message, "write `count`, or leave `until` out");
     }
     let market = MarketSpec { seed, users, symbols, interval_us, start_us };
-    (findings.len() == known).then(|| Box::new(GenerateSpec { market, count, rate }) as _)
+    (findings.errors() == known).then(|| Box::new(GenerateSpec { market, count, rate }) as _)
 }
 
 /// The time of the first event: a string, or a date of TOML.

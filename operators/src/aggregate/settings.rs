@@ -73,7 +73,7 @@ pub(super) fn meaning(section: &Section<'_>, zone: Tz) -> String {
 impl Settings {
     pub(super) fn read(section: &Section<'_>, context: &OperatorContext) -> Option<Self> {
         let zone = timezone(section);
-        let before = section.findings().len();
+        let before = section.findings().errors();
         let extent = Extent::read(section, zone);
         let written = Written {
             intake: Intake::read(section, zone),
@@ -93,7 +93,7 @@ impl Settings {
                 shapes.push(shape);
             }
         }
-        if section.findings().len() > before {
+        if section.findings().errors() > before {
             return None;
         }
         let names: Vec<&str> = written.by.iter().map(|column| column.alias.as_str()).collect();

@@ -25,7 +25,7 @@ struct Columns {
 }
 
 pub(super) fn plan(section: &Section<'_>, context: &OperatorContext) -> Option<Planned> {
-    let before = section.findings().len();
+    let before = section.findings().errors();
     let zone = timezone(section);
     let input = one_input(section, context);
     let stand_in = InputPlan::stand_in("from");
@@ -48,7 +48,7 @@ pub(super) fn plan(section: &Section<'_>, context: &OperatorContext) -> Option<P
             meaning.expression(&format!("columns {}", key.name), &text.value);
         }
     }
-    if section.findings().len() > before {
+    if section.findings().errors() > before {
         return None;
     }
     let plan = Plan { condition, time_slot, key_columns, columns: columns.programs };

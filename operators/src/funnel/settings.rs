@@ -66,7 +66,7 @@ pub(super) fn meaning(section: &Section<'_>) -> String {
 
 impl Settings {
     pub(super) fn read(section: &Section<'_>, context: &OperatorContext) -> Option<Self> {
-        let before = section.findings().len();
+        let before = section.findings().errors();
         let order = order(section);
         let breakdown = breakdown(section);
         let zone = timezone(section);
@@ -85,7 +85,7 @@ impl Settings {
                 watermarks.push(input.watermark.delayed(behind_us));
             }
         }
-        if section.findings().len() > before {
+        if section.findings().errors() > before {
             return None;
         }
         let rules = Rules {

@@ -135,7 +135,7 @@ impl Settings {
             // A side that is missing is a finding, and the other settings may have theirs.
             _ => (&stand_ins[0], &stand_ins[1]),
         };
-        let before = section.findings().len();
+        let before = section.findings().errors();
         let unmatched = Unmatched::read(section);
         let bound = bound(section);
         let on = on(section);
@@ -149,7 +149,7 @@ impl Settings {
         };
         let select = select(section, &mut scope);
         let PairScope { captured: [left_captured, right_captured], captures, .. } = scope;
-        if section.findings().len() > before {
+        if section.findings().errors() > before {
             return None;
         }
         let (mut left, mut right) = (left_side?, right_side?);

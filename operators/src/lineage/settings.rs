@@ -17,7 +17,7 @@ use crate::settings::{Intake, key_columns, timezone};
 const WITHIN_DEFAULT: &str = "1h";
 
 pub(super) fn plan(section: &Section<'_>, context: &OperatorContext) -> Option<Planned> {
-    let before = section.findings().len();
+    let before = section.findings().errors();
     let zone = timezone(section);
     let default_us = parse_duration(WITHIN_DEFAULT).unwrap_or_default();
     let within_us = section.duration("within").map_or(default_us, |within| within.value);
@@ -42,7 +42,7 @@ pub(super) fn plan(section: &Section<'_>, context: &OperatorContext) -> Option<P
         });
         watermarks.push(input.watermark.delayed(time.behind_us));
     }
-    if section.findings().len() > before {
+    if section.findings().errors() > before {
         return None;
     }
     let mut meaning = Meaning::default();

@@ -23,7 +23,7 @@ const WITHIN_DEFAULT_US: i64 = 60 * SECOND_US;
 const RATE_DEFAULT: f64 = 0.1;
 
 pub(super) fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Option<Planned> {
-    let before = section.findings().len();
+    let before = section.findings().errors();
     let zone = timezone(section);
     let input = one_input(section, context);
     let stand_in = InputPlan::stand_in("from");
@@ -47,7 +47,7 @@ pub(super) fn plan(section: &Section<'_>, context: &mut OperatorContext) -> Opti
         programs: by.into_iter().map(|typed| typed.program).collect(),
     };
     known.need_keys(intake.condition.as_ref(), by.programs.clone());
-    if section.findings().len() > before {
+    if section.findings().errors() > before {
         return None;
     }
     let (time, condition) = (intake.time?, intake.condition);

@@ -150,7 +150,7 @@ impl Settings {
         conditions: &[&str],
         need: Need,
     ) -> Option<Self> {
-        let before = section.findings().len();
+        let before = section.findings().errors();
         let intake = Intake::read(section, timezone(section));
         let columns = by.read(section);
         by.check(section, &columns);
@@ -181,7 +181,7 @@ impl Settings {
                 key_columns,
             });
         }
-        if section.findings().len() > before {
+        if section.findings().errors() > before {
             return None;
         }
         check_kinds(section, &context.inputs, &inputs, &columns)?;

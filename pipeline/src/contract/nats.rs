@@ -106,14 +106,14 @@ impl Settings {
 
 /// Reads the keys of a connection from the table of a source or a sink.
 pub fn read(section: &Section<'_>) -> Option<ConnectionSpec> {
-    let findings_before = section.findings().len();
+    let findings_before = section.findings().errors();
     let secret = |key: &str| section.secret(key).map(|text| Secret::new(text.value));
     let text = |key: &str| section.text(key).map(|text| text.value);
     // Findings may show which server it is.
     let _ = section.node("url");
     let url = section.secret("url");
     if let Some(url) = &url
-        && section.findings().len() == findings_before
+        && section.findings().errors() == findings_before
         && let Err(problem) = addresses(&url.value)
     {
         section.findings().error(url.span.clone(), problem);
@@ -143,7 +143,7 @@ pub fn read(section: &Section<'_>) -> Option<ConnectionSpec> {
         tls.finish();
     }
     let spec = ConnectionSpec { settings, context: text("context") };
-    (section.findings().len() == findings_before).then_some(spec)
+    (section.findings().errors() == findings_before).then_some(spec)
 }
 
 fn check_login(section: &Section<'_>) {
@@ -340,8 +340,10 @@ pub async fn connect(spec: &ConnectionSpec, name: &str) -> Result<Connection, Fa
         Err(_) => return Err(Fault::retry(format!("no NATS server answers at {address}"))),
         Ok(Err(error)) => {
             let fault = connect_fault(&error, &address);
-            let lacks_tls = needs_tls && error.kind() == ConnectErrorKind::Tls;
-            return Err(if lacks_tls { fault.help(NEEDS_TLS) } else { fault });
+            return Err(match needs_tls && is_without_tls(&error) {
+                true => Fault::stop(fault.message).help(NEEDS_TLS),
+                false => fault,
+            });
         }
         Ok(Ok(client)) => client,
     };
@@ -466,6 +468,13 @@ fn read_seed(nkey: &Secret) -> Result<String, Fault> {
         .ok_or_else(|| Fault::stop("the file that `nkey` names holds no user seed"))
 }
 
+/// True where a server answered the handshake with plain text, or with a certificate that nobody
+/// vouches for.
+fn is_without_tls(error: &async_nats::ConnectError) -> bool {
+    let said = error.to_string();
+    error.kind() == ConnectErrorKind::Tls || said.contains("InvalidContentType")
+}
+
 fn login_refused(address: &str) -> Fault {
     Fault::stop(format!("the NATS server at {address} refuses the login"))
         .help("check user, password, token, nkey or creds of the connection")
@@ -511,7 +520,7 @@ mod tests {
 
     #[test]
     fn urls_carry_servers_and_a_login() {
-        let (spec, text) = plan("url = \"nats://bob:p%40ss@a:1, b\"");
+        let (spec, text) = plan("url = \"nats://bob:${PW:-p%40ss}@a:1, b\"");
         assert_eq!(text, "");
         let spec = spec.unwrap();
         let (servers, settings) = resolve(&spec, &[]);
@@ -567,7 +576,7 @@ mod tests {
         assert_eq!((servers.as_str(), settings.user), ("e:1", None));
 
         // A login in the deployment replaces the context's whole login.
-        let (named, text) = plan("context = \"prod\"\ntoken = \"t\"");
+        let (named, text) = plan("context = \"prod\"\ntoken = \"${T:-t}\"");
         assert_eq!(text, "");
         let (servers, settings) = resolve(&named.unwrap(), &[("XDG_CONFIG_HOME", config)]);
         assert_eq!((servers.as_str(), settings.user), ("prod:4333", None));

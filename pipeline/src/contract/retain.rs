@@ -68,9 +68,9 @@ pub fn read(section: &Section<'_>, context: &SinkContext) -> Option<Retain> {
         return None;
     }
     let is_table = matches!(section.node("retain")?.kind, NodeKind::Table(_));
-    let before = section.findings().len();
+    let before = section.findings().errors();
     let retain = if is_table { by_granularity(section, context) } else { all(section) }?;
-    if section.findings().len() > before {
+    if section.findings().errors() > before {
         return None;
     }
     let (kept, cleaned): (Vec<_>, Vec<_>) =

@@ -55,7 +55,7 @@ pub(super) fn make_plan(section: &Section<'_>, context: &SinkContext) -> Option<
 
 /// Rows and time; the defaults where the table is not written.
 fn plan_roll(section: &Section<'_>) -> Option<(u64, Duration)> {
-    let before = section.findings().len();
+    let before = section.findings().errors();
     let (mut rows, mut every_us) = (DEFAULT_ROLL_ROWS, DEFAULT_ROLL_EVERY_US);
     if let Some(roll) = section.table("roll") {
         rows = roll.integer("rows", 1, MOST_ROLL_ROWS).map_or(rows, |rows| rows.value);
@@ -68,7 +68,7 @@ fn plan_roll(section: &Section<'_>) -> Option<(u64, Duration)> {
         roll.finish();
     }
     let every = Duration::from_micros(every_us.unsigned_abs());
-    (section.findings().len() == before).then_some((rows.unsigned_abs(), every))
+    (section.findings().errors() == before).then_some((rows.unsigned_abs(), every))
 }
 
 fn plan_inputs(
@@ -78,7 +78,7 @@ fn plan_inputs(
     retain: Option<&Retain>,
 ) -> Option<Vec<Input>> {
     let with_changes = context.emit == Emit::Changes;
-    let before = section.findings().len();
+    let before = section.findings().errors();
     let mut inputs = Vec::new();
     // A partition that one input lacks is told once, however many lack it.
     let mut told: Vec<&str> = Vec::new();
@@ -114,12 +114,12 @@ fn plan_inputs(
         };
         let layout = Arc::new(Layout::new(&input.schema, with_changes));
         let periods = retain.map(|retain| retain.of(input)).unwrap_or_default();
-        if section.findings().len() == before {
+        if section.findings().errors() == before {
             check_removable(section, input, &partitioning, &periods);
         }
         inputs.push(Input { name: input.name.clone(), layout, partitioning, periods });
     }
-    (section.findings().len() == before).then_some(inputs)
+    (section.findings().errors() == before).then_some(inputs)
 }
 
 /// Reports directories that would never be old as a whole.

@@ -57,8 +57,7 @@ pub(super) enum Heard {
     Broken(String),
 }
 
-/// What waits at the server of one pull request. One that is served has no messages left; it is
-/// forgotten when the server says that it is over, which not every server does, or serves the next.
+/// What waits at the server of one pull request.
 struct Pull {
     messages: u64,
     bytes: u64,
@@ -77,6 +76,9 @@ pub(super) struct Reader {
     /// Of a work queue: what was delivered and is to be acknowledged.
     unacknowledged: Option<Unacknowledged>,
     pulls: VecDeque<Pull>,
+    /// Requests that were served and of which the server has not said so yet. It does so behind the
+    /// first messages of the next, and not every server does.
+    served: u64,
     pull_bytes: u64,
     /// Since when nothing has been delivered,
     quiet_since: Instant,
@@ -142,6 +144,7 @@ impl Reader {
             inbox_subject,
             consumer_sequence: 0,
             pulls: VecDeque::new(),
+            served: 0,
             // The largest message must fit with its subject and headers.
             pull_bytes: PULL_BYTES.max(max_payload + (64 << 10)).max(least_pull_bytes),
             quiet_since: Instant::now(),
@@ -169,8 +172,12 @@ impl Reader {
     pub(super) async fn pull(&mut self) -> Result<(), String> {
         let half_served =
             |pull: &Pull| pull.messages <= PULL_MESSAGES / 2 || pull.bytes <= self.pull_bytes / 2;
-        let mut waiting = self.pulls.iter().filter(|pull| pull.messages > 0);
-        if waiting.next().is_some_and(|first| !half_served(first)) || waiting.next().is_some() {
+        let wanted = match self.pulls.len() {
+            0 => true,
+            1 => self.pulls.front().is_some_and(half_served),
+            _ => false,
+        };
+        if !wanted {
             return Ok(());
         }
         let request = format!(
@@ -203,24 +210,15 @@ impl Reader {
         if let (Some(unacknowledged), Some(reply)) = (&mut self.unacknowledged, &message.reply) {
             unacknowledged.note(reply, delivery.stream_sequence, delivery.consumer_sequence);
         }
-        self.forget_served();
         if let Some(pull) = self.pulls.front_mut() {
-            pull.messages -= 1;
+            pull.messages = pull.messages.saturating_sub(1);
             pull.bytes = pull.bytes.saturating_sub(message.length as u64);
+            if pull.messages == 0 {
+                self.pulls.pop_front();
+                self.served += 1;
+            }
         }
         Heard::Message(delivery)
-    }
-
-    /// The server has ended a request before it was served.
-    fn end_pull(&mut self) {
-        self.forget_served();
-        self.pulls.pop_front();
-    }
-
-    fn forget_served(&mut self) {
-        while self.pulls.front().is_some_and(|pull| pull.messages == 0) {
-            self.pulls.pop_front();
-        }
     }
 
     fn hear_status(&mut self, message: &Message) -> Heard {
@@ -229,12 +227,14 @@ impl Reader {
             Some(100) => self.hear_heartbeat(message),
             Some(404 | 408) => {
                 self.quiet_until = Some(Instant::now());
-                self.end_pull();
+                self.pulls.pop_front();
                 Heard::Housekeeping
             }
             Some(409) if said.eq_ignore_ascii_case("Batch Completed") => {
-                // The first of all: what it brought lies before this in the inbox.
-                self.pulls.pop_front();
+                match self.served {
+                    0 => drop(self.pulls.pop_front()),
+                    _ => self.served -= 1,
+                }
                 Heard::Housekeeping
             }
             Some(409) if said.to_ascii_lowercase().contains("maxbytes") => self.hear_full(message),
@@ -261,7 +261,7 @@ impl Reader {
     /// A request ends when the next message does not fit into the rest of it. If it does not fit
     /// into a whole one either, the requests must be larger.
     fn hear_full(&mut self, message: &Message) -> Heard {
-        self.end_pull();
+        self.pulls.pop_front();
         let left = header_number(message, "Nats-Pending-Bytes");
         if left.is_some_and(|left| left >= self.pull_bytes) {
             if self.pull_bytes >= PULL_BYTES_MAX {

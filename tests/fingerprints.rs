@@ -298,6 +298,7 @@ const EDITS: &[Edit] = &[
     added("nats.user nats.password", STREAM, "user = \"u\"\npassword = \"p\"", NOTHING),
     added("nats.token", STREAM, "token = \"t\"", NOTHING),
     added("nats.tls", STREAM, "tls = { required = true }", NOTHING),
+    added("nats.insecure", STREAM, "insecure = true", NOTHING),
     added("nats.start", STREAM, "start = \"new\"", NOTHING),
     added("nats.until", STREAM, "until = \"final\"", NOTHING),
     added("nats.max_skew", STREAM, "max_skew = \"1h\"", NOTHING),
@@ -557,6 +558,7 @@ const EDITS: &[Edit] = &[
 
     edit("postgres.url", RAW, "url = \"postgres://u:p@elsewhere/raw\"", NOTHING),
     added("postgres.tls_ca", RAW, "tls_ca = \"ca.pem\"", NOTHING),
+    added("postgres.insecure", RAW, "insecure = true", NOTHING),
     edit("postgres.from", "[\"volume\", \"events\", \"pairs\"]", "[\"pairs\", \"volume\", \"events\"]", NOTHING),
     edit("postgres.from", "[\"volume\", \"events\", \"pairs\"]", "[\"volume\", \"events\"]", "warehouse"),
     added("postgres.begin", WAREHOUSE, "begin = \"now\"", NOTHING),
@@ -596,6 +598,7 @@ const EDITS: &[Edit] = &[
     added("results.user results.password", SUBJECT, "user = \"u\"\npassword = \"p\"", NOTHING),
     added("results.token", SUBJECT, "token = \"t\"", NOTHING),
     added("results.tls", SUBJECT, "tls = { required = true }", NOTHING),
+    added("results.insecure", SUBJECT, "insecure = true", NOTHING),
     edit("results.from", "[\"steps\", \"both\", \"rates\"]", "[\"both\", \"rates\"]", "results"),
     added("results.begin", SUBJECT, "begin = \"now\"", NOTHING),
     added("results.emit", SUBJECT, "emit = \"changes\"", NOTHING),

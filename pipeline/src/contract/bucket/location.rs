@@ -15,7 +15,7 @@ use waterwheel_config::secret::redact;
 use waterwheel_config::section::{Section, Spanned};
 
 use super::{Bucket, PATIENCE};
-use crate::contract::here::is_here;
+use crate::contract::here::{INSECURE, is_here};
 
 /// Where files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl fmt::Display for Place {
 /// Reads `path` and `insecure`; everything wrong becomes a finding. `example` is a directory.
 pub fn place(section: &Section<'_>, example: &str) -> Option<Place> {
     let path = section.required_text("path");
-    let insecure = section.boolean("insecure");
+    let insecure = section.boolean(INSECURE);
     let findings = section.findings();
     let path = path?;
     let help = format!("name a directory, such as \"{example}\"");

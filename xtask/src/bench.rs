@@ -15,13 +15,14 @@ mod target;
 mod usage;
 pub(crate) mod workers;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use self::usage::Usage;
 use crate::Outcome;
 use crate::process::{output, root};
-use crate::text::decimal;
+use crate::scratch::Scratch;
+use crate::text::{decimal, whole};
 
 /// The stream of the benches' server, whose messages are the events of a file, in its order.
 const STREAM: &str = "EVENTS";
@@ -33,6 +34,20 @@ fn count(arguments: &[&str], default: u64) -> Outcome<u64> {
     };
     let count = text.replace(['_', ','], "").parse().ok().filter(|count| *count > 0);
     count.ok_or_else(|| format!("`{text}` is not a number of events").into())
+}
+
+/// Writes so many events to a file of the scratch directory.
+fn events_file(
+    programs: &Path,
+    scratch: &Scratch,
+    count: u64,
+    options: &[&str],
+) -> Outcome<PathBuf> {
+    let file = scratch.path().join("events.jsonl");
+    eprintln!("xtask: preparing {} events", whole(count));
+    let path = file.to_string_lossy();
+    publish(programs, count, &[&["--file", &*path], options].concat())?;
+    Ok(file)
 }
 
 /// Publishes events, or writes them to a file.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::pipeline::Pipeline;
 use super::target::Target;
 use super::usage::Usage;
-use super::{ascending, machine, middle, publish, script, spread};
+use super::{ascending, events_file, machine, middle, script, spread};
 use crate::Outcome;
 use crate::process::build;
 use crate::scratch::Scratch;
@@ -30,9 +30,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
     let programs = build(&["waterwheel", "publish"])?;
     let program = programs.join("waterwheel");
     let mut scratch = Scratch::new()?;
-    let events = scratch.path().join("events.jsonl");
-    eprintln!("xtask: preparing {} events", whole(count));
-    publish(&programs, count, &["--file", &events.to_string_lossy()])?;
+    let events = events_file(&programs, &scratch, count, &[])?;
     let mut usages = Vec::new();
     let mut lake = PathBuf::new();
     for round in 1..=ROUNDS {

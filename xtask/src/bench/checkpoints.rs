@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use super::usage::{Usage, measure};
-use super::{median, middle, publish};
+use super::{events_file, median, middle};
 use crate::Outcome;
 use crate::process::{build, root};
 use crate::scratch::Scratch;
@@ -25,10 +25,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
     let count = super::count(arguments, DEFAULT_EVENTS)?;
     let programs = build(&["waterwheel", "publish"])?;
     let scratch = Scratch::new()?;
-    let events = scratch.path().join("events.jsonl");
-    eprintln!("xtask: preparing {} events", whole(count));
-    let file = events.to_string_lossy();
-    publish(&programs, count, &["--file", &file, "--users", "2000000", "--hours", "30"])?;
+    let events = events_file(&programs, &scratch, count, &["--users", "2000000", "--hours", "30"])?;
     let mut bench = Bench { program: programs.join("waterwheel"), events: &events, scratch };
     let mut runs: [Vec<Usage>; 2] = [Vec::new(), Vec::new()];
     let mut results = Vec::new();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::pipeline::Pipeline;
 use super::target::Target;
 use super::usage::Usage;
-use super::{ascending, machine, median, middle, publish, script, spread};
+use super::{ascending, events_file, machine, median, middle, script, spread};
 use crate::Outcome;
 use crate::process::build;
 use crate::scratch::Scratch;
@@ -42,10 +42,8 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
     let python = tools::python()?;
     let programs = build(&["waterwheel", "publish"])?;
     let scratch = Scratch::new()?;
-    let events = scratch.path().join("events.jsonl");
-    eprintln!("xtask: preparing {} events", whole(count));
     // All of one day, which lies in one week.
-    publish(&programs, count, &["--file", &events.to_string_lossy(), "--hours", "20"])?;
+    let events = events_file(&programs, &scratch, count, &["--hours", "20"])?;
     let mut bench = Bench { program: programs.join("waterwheel"), python, events, scratch };
     let mut usages: [Vec<Usage>; 3] = [Vec::new(), Vec::new(), Vec::new()];
     for round in 1..=ROUNDS {

@@ -12,12 +12,11 @@ use std::process::{Command, Stdio};
 
 use self::engines::Engine;
 use self::questions::Question;
-use super::publish;
+use super::events_file;
 use super::usage::{Usage, measure};
 use crate::Outcome;
 use crate::process::{build, output, root};
 use crate::scratch::Scratch;
-use crate::text::whole;
 use crate::tools;
 
 const DEFAULT_EVENTS: u64 = 5_000_000;
@@ -42,9 +41,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
     let programs = build(&["waterwheel", "publish"])?;
     let (engines, missing) = engines::ready();
     let scratch = Scratch::new()?;
-    let events = scratch.path().join("events.jsonl");
-    eprintln!("xtask: preparing {} events", whole(count));
-    publish(&programs, count, &["--file", &events.to_string_lossy()])?;
+    let events = events_file(&programs, &scratch, count, &[])?;
     let mut first = String::new();
     BufReader::new(File::open(&events)?).read_line(&mut first)?;
     let single = scratch.path().join("single.jsonl");

@@ -12,13 +12,12 @@ use serde_json::Value;
 use super::pipeline::{Pipeline, from_file, text_of};
 use super::target::Target;
 use super::usage::{Usage, family_seconds, measure, process_seconds};
-use super::{STREAM, count, machine, publish, script};
+use super::{STREAM, count, events_file, machine, publish, script};
 use crate::Outcome;
 use crate::process::build;
 use crate::scratch::Scratch;
 use crate::servers::postgres::Postgres;
 use crate::servers::{NatsServer, start_postgres};
-use crate::text::whole;
 use crate::tools;
 
 const DEFAULT_EVENTS: u64 = 5_000_000;
@@ -112,9 +111,7 @@ pub(crate) fn run(from: From, arguments: &[&str]) -> Outcome<()> {
         &machine::postgres_program(),
     ]);
     let mut scratch = Scratch::new()?;
-    let events = scratch.path().join("events.jsonl");
-    eprintln!("xtask: preparing {} events", whole(count));
-    publish(&programs, count, &["--file", &events.to_string_lossy()])?;
+    let events = events_file(&programs, &scratch, count, &[])?;
     let server = match from {
         From::File => None,
         From::Stream => {

@@ -27,7 +27,7 @@ use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::retain::Cleaning;
 use waterwheel_pipeline::contract::sink::{
-    Claim, ClaimError, Commit, Emit, Sink, SinkContext, SinkKind, SinkSpec,
+    Changes, Claim, ClaimError, Commit, Emit, Sink, SinkContext, SinkKind, SinkSpec,
 };
 
 mod clean;
@@ -35,6 +35,7 @@ mod columns;
 mod files;
 mod manifest;
 mod partition;
+mod record;
 mod settings;
 mod store;
 #[cfg(test)]
@@ -43,6 +44,7 @@ mod writer;
 
 use columns::Operation;
 use manifest::{DataFile, Log, generation_of, number_of};
+use record::Record;
 use settings::{Plan, make_plan};
 use store::Store;
 use writer::{Files, Input, Naming};
@@ -193,6 +195,10 @@ impl Sink for ParquetSink {
         self.step(|plan, owned, _| owned.reset(plan, begin)).map(|_| ())
     }
 
+    fn takes_events(&self) -> bool {
+        true
+    }
+
     async fn commit(&mut self, commit: &Commit) -> Result<Option<Progress>, Fault> {
         self.step(|plan, owned, now| {
             owned.keep(plan, commit, now)?;
@@ -267,8 +273,14 @@ impl Owned {
                 return Err(Fault::halt(format!("a final row of `{name}` was deleted"))
                     .help("this is a defect of waterwheel: please report it"));
             }
-            self.files.append(index, &changes.deletes, Operation::Delete, epoch)?;
-            self.files.append(index, &changes.upserts, Operation::Upsert, epoch)?;
+            let Changes { upserts, deletes, events } = changes;
+            let deletes = deletes.iter().map(Record::Row);
+            self.files.append(index, deletes, Operation::Delete, epoch)?;
+            let upserts = upserts.iter().map(Record::Row);
+            let events = events.iter().flat_map(|events| {
+                (0..events.len()).map(move |event| Record::Event(events, event))
+            });
+            self.files.append(index, upserts.chain(events), Operation::Upsert, epoch)?;
         }
         let news = self.durable.as_ref() != Some(&commit.progress);
         if news || self.waiting.is_some() || commit.changes.iter().any(|c| !c.is_empty()) {

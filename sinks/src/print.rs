@@ -174,7 +174,7 @@ mod tests {
         let progress = Progress { record, origin: BTreeMap::new(), fingerprint, finished: false };
         Commit {
             progress,
-            changes: vec![Changes { upserts: rows(upserts), deletes: rows(deletes) }],
+            changes: vec![Changes { deletes: rows(deletes), ..Changes::new(rows(upserts)) }],
         }
     }
 

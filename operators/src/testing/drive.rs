@@ -23,8 +23,9 @@ use waterwheel_pipeline::contract::clock::{Clock, StateGauge};
 use waterwheel_pipeline::contract::epoch::{Epoch, FINAL_WATERMARK, NO_WATERMARK};
 use waterwheel_pipeline::contract::event::EventBatch;
 use waterwheel_pipeline::contract::operator::{
-    Decoder, Decoders, Events, Input, RenderContext, Rows, raw_rows,
+    Decoder, Decoders, Events, Input, RenderContext, Rows,
 };
+use waterwheel_pipeline::contract::raw::{RawColumns, RawEvents};
 use waterwheel_pipeline::contract::sink::{Emit, Sink, SinkContext, SinkKind, SinkSpec};
 use waterwheel_pipeline::contract::source::{Source, SourceKind, SourceSpec, Until};
 use waterwheel_pipeline::contract::state::{Keeper, KeyGroup, Restore, SavedPart, SavedState};
@@ -468,6 +469,13 @@ impl WorkerRun {
             None => Ok(()),
         }
     }
+}
+
+fn raw_rows<'s>(events: Events<'s>, columns: Option<RawColumns>) -> Rows<'s> {
+    events.as_collection().flat_map(move |batch| {
+        let events = columns.iter().map(|columns| RawEvents::new((*batch).clone(), columns));
+        events.flat_map(|events| events.rows().collect::<Vec<_>>()).collect::<Vec<_>>()
+    })
 }
 
 fn capture(rows: Rows<'_>, probe: &ProbeHandle<Epoch>) -> Captured {

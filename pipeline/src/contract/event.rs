@@ -274,66 +274,6 @@ pub fn traceparent<'r>(row: &'r Row, schema: &Schema) -> Option<&'r str> {
     }
 }
 
-/// Turns events into the rows of [`raw_schema`].
-#[derive(Clone, Debug)]
-pub struct RawColumns {
-    slots: Vec<(usize, ColumnType)>,
-    late: usize,
-    traceparent: usize,
-}
-
-impl RawColumns {
-    /// Allots the slots that raw rows need.
-    pub fn project(projection: &mut Projection) -> Self {
-        Self::allot(&mut |field| projection.slot(field))
-    }
-
-    /// The same for the events on an edge.
-    pub fn of(events: &EventFields) -> Self {
-        Self::allot(&mut |field| events.slot(field))
-    }
-
-    fn allot(slot: &mut dyn FnMut(&Field) -> usize) -> Self {
-        let schema = raw_schema();
-        let mut late = 0;
-        let slots = schema
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(index, column)| {
-                let field = match (column.name.as_str(), Envelope::named(&column.name)) {
-                    (_, Some(envelope)) => Field::Envelope(envelope),
-                    ("late", None) => {
-                        late = index;
-                        Field::Envelope(Envelope::Timestamp)
-                    }
-                    _ => Field::Payload,
-                };
-                (slot(&field), column.kind)
-            })
-            .collect();
-        let traceparent = slot(&Field::Header(TRACEPARENT));
-        Self { slots, late, traceparent }
-    }
-
-    /// The row of one event, with its trace if it has one (see [`traceparent`]).
-    pub fn row(&self, event: &EventView<'_>) -> Row {
-        let trace = event.val(self.traceparent).to_value(ColumnType::Text);
-        self.slots
-            .iter()
-            .enumerate()
-            .map(|(index, (slot, kind))| {
-                if index == self.late {
-                    Value::Boolean(event.meta().late)
-                } else {
-                    event.val(*slot).to_value(*kind)
-                }
-            })
-            .chain((!trace.is_null()).then_some(trace))
-            .collect()
-    }
-}
-
 /// The columns of raw events, in this order.
 pub const RAW_COLUMNS: [&str; 14] = [
     "id",

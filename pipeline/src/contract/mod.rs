@@ -16,6 +16,7 @@ pub mod nats;
 pub mod operator;
 pub mod position;
 mod projection;
+pub mod raw;
 pub mod retain;
 pub mod sink;
 pub mod source;

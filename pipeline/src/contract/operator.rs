@@ -10,10 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use chrono_tz::Tz;
-use differential_dataflow::{AsCollection, VecCollection};
-use timely::container::CapacityContainerBuilder;
-use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::generic::Operator as _;
+use differential_dataflow::VecCollection;
 use timely::dataflow::operators::generic::operator::empty;
 use timely::dataflow::{Scope, Stream};
 use waterwheel_config::expr::{self, Binding, ExprError, Fields, Kind, Val};
@@ -26,7 +23,7 @@ use waterwheel_config::value::Row;
 use super::batch::RawBatch;
 use super::clock::{Clock, StateGauge, Watermark};
 use super::epoch::Epoch;
-use super::event::{Envelope, EventBatch, EventFields, EventView, Field, RawColumns};
+use super::event::{Envelope, EventBatch, EventFields, EventView, Field};
 use super::mapping::{EventFormat, is_attribute};
 use super::state::{Keeper, StatePart};
 
@@ -320,31 +317,6 @@ pub trait Operator: Send + Sync {
     ) -> Events<'s> {
         empty(scope)
     }
-}
-
-/// Events as rows, late ones included.
-pub fn raw_rows<'s>(events: Events<'s>, columns: Option<RawColumns>) -> Rows<'s> {
-    events
-        .unary::<CapacityContainerBuilder<Vec<(Row, Epoch, isize)>>, _, _, _>(
-            Pipeline,
-            "RawRows",
-            move |_capability, _info| {
-                move |input, output| {
-                    input.for_each(|time, batches| {
-                        let mut session = output.session(&time);
-                        for (batch, epoch, _) in batches.drain(..) {
-                            let Some(columns) = &columns else {
-                                continue;
-                            };
-                            for index in 0..batch.events.len() {
-                                session.give((columns.row(&batch.view(index)), epoch, 1));
-                            }
-                        }
-                    });
-                }
-            },
-        )
-        .as_collection()
 }
 
 /// One item of an input, whichever it is, as the fields of an expression.

@@ -7,6 +7,7 @@ use waterwheel_config::value::Row;
 
 use super::epoch::{EpochRecord, Generation, Progress};
 use super::fault::Fault;
+use super::raw::RawEvents;
 use super::retain::Cleaning;
 
 /// What a sink writes of a row that changes.
@@ -69,12 +70,25 @@ pub struct Changes {
     pub upserts: Vec<Row>,
     /// Rows that are gone, as they last were.
     pub deletes: Vec<Row>,
+    /// New raw events, for a sink that takes them as they are ([`Sink::takes_events`]).
+    pub events: Vec<RawEvents>,
 }
 
 impl Changes {
+    /// New rows, and no row is gone.
+    pub fn new(upserts: Vec<Row>) -> Self {
+        Self { upserts, ..Self::default() }
+    }
+
+    /// How many rows changed.
+    pub fn len(&self) -> usize {
+        let events = self.events.iter().map(RawEvents::len).sum::<usize>();
+        self.upserts.len() + self.deletes.len() + events
+    }
+
     /// True if nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.upserts.is_empty() && self.deletes.is_empty()
+        self.len() == 0
     }
 }
 
@@ -165,6 +179,12 @@ pub trait Sink: Send {
     /// False for a sink that keeps no progress, and so is given everything again in every run.
     fn keeps_progress(&self) -> bool {
         true
+    }
+
+    /// True if it takes raw events as they are, without rows being made of them
+    /// ([`Changes::events`]).
+    fn takes_events(&self) -> bool {
+        false
     }
 
     /// Claims the sink for a generation of at least `at_least`, creates what is missing, and reads

@@ -17,10 +17,11 @@ use waterwheel_config::schema::SchemaRef;
 
 use crate::contract::bucket::Place;
 use crate::contract::clock::Watermark;
-use crate::contract::event::{RawColumns, dead_letter_schema, raw_schema};
+use crate::contract::event::{dead_letter_schema, raw_schema};
 use crate::contract::nats::ConnectionSpec;
 use crate::contract::operator::Planned;
 use crate::contract::position::Gap;
+use crate::contract::raw::RawColumns;
 use crate::contract::sink::{Emit, SinkContext, SinkSpec, is_same_meaning};
 use crate::contract::source::{Reading, SourceSpec, Until};
 use crate::runtime::decode::DecodePlan;

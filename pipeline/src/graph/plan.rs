@@ -21,12 +21,11 @@ use super::tables::{chosen_kind, named_tables, none_of, refuse_name};
 use super::{Deployment, InputRef, OperatorNode, SinkNode, SourceNode};
 use crate::contract::catalog::Catalog;
 use crate::contract::clock::Watermark;
-use crate::contract::event::{
-    DEAD_LETTER, EventFields, RawColumns, dead_letter_schema, raw_schema,
-};
+use crate::contract::event::{DEAD_LETTER, EventFields, dead_letter_schema, raw_schema};
 use crate::contract::operator::{
     InputFlow, InputName, InputPlan, OperatorContext, OperatorKind, Planned,
 };
+use crate::contract::raw::RawColumns;
 use crate::contract::sink::{Emit, InputRole, SinkContext, SinkInput, SinkSpec};
 use crate::runtime::decode::DecodePlan;
 

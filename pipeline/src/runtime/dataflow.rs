@@ -4,8 +4,7 @@
 //! Its loop takes messages from its mailbox, lets timely work, and reports each epoch that has
 //! flowed through.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,23 +14,20 @@ use std::time::{Duration, Instant};
 use differential_dataflow::input::InputSession;
 use timely::communication::WorkerGuards;
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::generic::Operator as _;
 use timely::dataflow::operators::{Input as _, Probe};
-use timely::dataflow::{InputHandle, ProbeHandle, Stream};
+use timely::dataflow::{InputHandle, ProbeHandle};
 use timely::worker::Worker;
 use tokio::sync::mpsc;
 use waterwheel_config::value::Row;
 
+use super::capture::{Captured, Output};
 use super::final_gate::{final_only, final_part};
-use super::messages::{
-    BatchId, Carried, Closing, Counts, EpochOutput, FromWorker, ToWorker, Updates,
-};
+use super::messages::{BatchId, Carried, Closing, Counts, EpochOutput, FromWorker, ToWorker};
 use crate::contract::clock::{Clock, StateGauge};
 use crate::contract::epoch::Epoch;
 use crate::contract::event::EventBatch;
 use crate::contract::fault::Fault;
-use crate::contract::operator::{Decoder, Decoders, Events, Input, RenderContext, Rows, raw_rows};
+use crate::contract::operator::{Decoder, Decoders, Events, Input, RenderContext, Rows};
 use crate::contract::sink::Emit;
 use crate::contract::state::{Keeper, Restore, SavedState};
 use crate::graph::{Deployment, InputRef, SinkNode};
@@ -134,9 +130,6 @@ pub(super) fn start(
     Ok((Workers { guards }, handles))
 }
 
-/// What a sink's input brought out, by epoch.
-type Captured = Rc<RefCell<BTreeMap<Epoch, Updates>>>;
-
 /// Where the batches of one source enter the dataflow.
 type EventInput = InputHandle<Epoch, CapacityContainerBuilder<Vec<(Rc<EventBatch>, Epoch, isize)>>>;
 
@@ -198,7 +191,7 @@ impl Graph {
                     sink.inputs
                         .iter()
                         .map(|input| {
-                            capture(edges.sink_rows(*input, sink, &clock, &keeper), &probe)
+                            Captured::of(edges.sink_input(*input, sink, &clock, &keeper), &probe)
                         })
                         .collect()
                 })
@@ -230,18 +223,18 @@ impl<'s> Edges<'_, 's> {
         }
     }
 
-    fn sink_rows(
+    fn sink_input(
         &self,
         input: InputRef,
         sink: &SinkNode,
         clock: &Clock,
         keeper: &Keeper,
-    ) -> Rows<'s> {
+    ) -> Output<'s> {
         let node = match input {
-            InputRef::DeadLetters => return self.dead.clone(),
+            InputRef::DeadLetters => return Output::Rows(self.dead.clone()),
             InputRef::Source(index) => {
-                let columns = self.deployment.sources[index].raw.clone();
-                return raw_rows(self.events[index].clone(), columns);
+                let raw = self.deployment.sources[index].raw.clone();
+                return Output::Events(self.events[index].clone(), raw);
             }
             InputRef::Operator(index) => index,
         };
@@ -249,10 +242,10 @@ impl<'s> Edges<'_, 's> {
             Input::Rows(rows) => rows,
             // They are final as soon as they are out.
             Input::Events(events) => {
-                return raw_rows(events, self.deployment.operators[node].raw.clone());
+                return Output::Events(events, self.deployment.operators[node].raw.clone());
             }
         };
-        match sink.context.emit {
+        Output::Rows(match sink.context.emit {
             Emit::Changes => rows,
             Emit::Final => {
                 let finality = self.deployment.schema(input).finality;
@@ -260,33 +253,13 @@ impl<'s> Edges<'_, 's> {
                 let part = keeper.part(&final_part(node, sink), node.fingerprint);
                 final_only(rows, finality, clock.clone(), self.deployment.watermark(input), part)
             }
-        }
+        })
     }
 }
 
 fn decoder(plan: &Arc<DecodePlan>) -> Decoder {
     let plan = plan.clone();
     Arc::new(move |raw| plan.decode(raw).batch)
-}
-
-/// Keeps what comes out by epoch until the epoch is done.
-fn capture(rows: Rows<'_>, probe: &ProbeHandle<Epoch>) -> Captured {
-    let captured = Captured::default();
-    let kept = captured.clone();
-    let done: Stream<'_, Epoch, Vec<()>> = rows
-        .inner
-        .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "Capture", move |_, _| {
-            move |input, _output| {
-                input.for_each(|_time, updates| {
-                    let mut kept = kept.borrow_mut();
-                    for (row, epoch, diff) in updates.drain(..) {
-                        kept.entry(epoch).or_default().push((row, diff));
-                    }
-                });
-            }
-        });
-    done.probe_with(probe);
-    captured
 }
 
 /// A decoded batch that waits until all before it are decoded.
@@ -379,7 +352,7 @@ impl WorkerLoop {
                 tracing::info!(rest_ms, "the state is restored");
             }
             for captured in self.graph.captured.iter().flatten() {
-                debug_assert!(captured.borrow().is_empty(), "what was restored came out again");
+                debug_assert!(captured.is_empty(), "what was restored came out again");
             }
         }
     }
@@ -450,14 +423,11 @@ impl WorkerLoop {
             }
             self.flowing.pop_front();
             self.graph.clock.forget_before(epoch);
-            let take = |captured: &Captured| {
-                captured.borrow_mut().remove(&epoch).map_or_else(Vec::new, settle)
-            };
             let sinks = self
                 .graph
                 .captured
                 .iter()
-                .map(|inputs| inputs.iter().map(take).collect())
+                .map(|inputs| inputs.iter().map(|input| input.take(epoch)).collect())
                 .collect();
             let state_bytes = self.graph.state_bytes();
             let saved = self.graph.keeper.take(epoch).unwrap_or_default();
@@ -472,12 +442,4 @@ impl WorkerLoop {
     fn report(&self, message: FromWorker) -> bool {
         self.coordinator.blocking_send(message).is_ok()
     }
-}
-
-/// Cancels what came and went within the epoch. Rows that only come need no sorting.
-fn settle(mut updates: Updates) -> Updates {
-    if updates.iter().any(|(_, diff)| *diff < 0) {
-        differential_dataflow::consolidation::consolidate(&mut updates);
-    }
-    updates
 }

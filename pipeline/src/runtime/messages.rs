@@ -11,13 +11,37 @@ use crate::contract::batch::RawBatch;
 use crate::contract::epoch::{Epoch, EpochRecord, Progress};
 use crate::contract::fault::Fault;
 use crate::contract::position::Position;
+use crate::contract::raw::RawEvents;
 use crate::contract::state::{KeyGroup, SavedPart};
 
 /// Names a batch within a generation.
 pub(super) type BatchId = u64;
 
-/// Rows with how often they came, less how often they went.
-pub(super) type Updates = Vec<(Row, isize)>;
+/// What came out for one input of a sink.
+#[derive(Debug, Default)]
+pub(super) struct Updates {
+    /// Rows with how often they came, less how often they went.
+    pub(super) rows: Vec<(Row, isize)>,
+    /// Raw events, by batch.
+    pub(super) events: Vec<RawEvents>,
+}
+
+impl Updates {
+    /// How many rows they are, written out.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len() + self.events.iter().map(RawEvents::len).sum::<usize>()
+    }
+
+    /// Adds others of the same input.
+    pub(super) fn extend(&mut self, others: Self) {
+        if self.rows.is_empty() {
+            self.rows = others.rows;
+        } else {
+            self.rows.extend(others.rows);
+        }
+        self.events.extend(others.events);
+    }
+}
 
 /// From an intake to the coordinator.
 #[derive(Debug)]

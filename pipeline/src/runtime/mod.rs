@@ -13,6 +13,7 @@
 mod actor;
 mod backoff;
 mod begin;
+mod capture;
 mod changes;
 mod checkpoint;
 pub mod cleaning;

@@ -22,6 +22,7 @@ use crate::contract::epoch::{EpochRecord, Progress};
 use crate::contract::failpoint;
 use crate::contract::fault::{Fault, Remedy};
 use crate::contract::position::Positions;
+use crate::contract::raw::RawEvents;
 use crate::contract::sink::{Changes, Commit, Sink};
 
 /// Positions that moved without a row having changed are made durable this often.
@@ -160,7 +161,7 @@ impl Outlet {
             fingerprint: self.fingerprint.clone(),
             finished: delivery.finished,
         };
-        let rows: usize = delivery.updates.iter().map(Vec::len).sum();
+        let rows: usize = delivery.updates.iter().map(Updates::len).sum();
         match gathered {
             None => *gathered = Some(Gathered { progress, updates: delivery.updates, rows }),
             Some(gathered) => {
@@ -178,10 +179,9 @@ impl Outlet {
             .updates
             .into_iter()
             .zip(&self.schemas)
-            .map(|(updates, schema)| changes(updates, schema))
+            .map(|(updates, schema)| changes(updates, schema, self.sink.takes_events()))
             .collect();
-        let rows: usize =
-            changes.iter().map(|changes| changes.upserts.len() + changes.deletes.len()).sum();
+        let rows: usize = changes.iter().map(Changes::len).sum();
         let commit = Commit { progress: gathered.progress, changes };
         let gauges = self.gauges.clone();
         let mut waiting = Waiting::new(&gauges, format!("sink `{}`", self.name));
@@ -261,12 +261,16 @@ impl Outlet {
 }
 
 /// From updates to what a sink writes: of each key its new value, or that it is gone.
-fn changes(mut updates: Updates, schema: &SchemaRef) -> Changes {
+fn changes(updates: Updates, schema: &SchemaRef, takes_events: bool) -> Changes {
+    let Updates { rows: mut updates, events } = updates;
     if schema.append_only {
-        return Changes {
-            upserts: updates.into_iter().map(|(row, _)| row).collect(),
-            deletes: vec![],
-        };
+        let mut changes = Changes::new(updates.into_iter().map(|(row, _)| row).collect());
+        if takes_events {
+            changes.events = events;
+        } else {
+            changes.upserts.extend(events.iter().flat_map(RawEvents::rows));
+        }
+        return changes;
     }
     if updates.iter().any(|(_, diff)| *diff < 0) {
         consolidate(&mut updates);

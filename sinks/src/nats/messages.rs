@@ -61,7 +61,7 @@ impl<'c> Messages<'c> {
         size_bytes_max: usize,
     ) -> Self {
         let rows = commit.changes.iter().enumerate().flat_map(|(input, changes)| {
-            let Changes { upserts, deletes } = changes;
+            let Changes { upserts, deletes, .. } = changes;
             let deletes = deletes.iter().map(move |row| (input, "delete", row));
             deletes.chain(upserts.iter().map(move |row| (input, "upsert", row)))
         });
@@ -69,7 +69,7 @@ impl<'c> Messages<'c> {
         let place = place(record, commit.progress.finished);
         Self {
             rows: Box::new(rows),
-            len: commit.changes.iter().map(|it| it.upserts.len() + it.deletes.len()).sum(),
+            len: commit.changes.iter().map(Changes::len).sum(),
             inputs: &context.inputs,
             templates,
             form,

@@ -126,7 +126,7 @@ fn commit(ordinal: u64, upserts: &[(&str, i64)], deletes: &[(&str, i64)]) -> Com
     let (origin, fingerprint) = (BTreeMap::new(), "f".to_owned());
     Commit {
         progress: Progress { record, origin, fingerprint, finished: false },
-        changes: vec![Changes { upserts: rows(upserts), deletes: rows(deletes) }],
+        changes: vec![Changes { deletes: rows(deletes), ..Changes::new(rows(upserts)) }],
     }
 }
 

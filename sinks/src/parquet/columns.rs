@@ -11,8 +11,10 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use waterwheel_config::schema::Schema;
-use waterwheel_config::value::{ColumnType, Row, Value};
+use waterwheel_config::value::{ColumnType, Value};
 use waterwheel_pipeline::contract::epoch::Epoch;
+
+use super::record::Record;
 
 /// Columns that are looked up by one value among millions.
 const BLOOM_COLUMNS: [&str; 3] = ["id", "correlation_id", "user_id"];
@@ -168,7 +170,7 @@ impl Columns {
     }
 
     /// Appends rows.
-    pub(super) fn extend(&mut self, rows: &[&Row], operation: Operation, epoch: Epoch) {
+    pub(super) fn extend(&mut self, rows: &[Record<'_>], operation: Operation, epoch: Epoch) {
         for rows in rows.chunks(CACHED_ROWS) {
             for (column, builder) in self.builders.iter_mut().enumerate() {
                 self.bytes += builder.extend(column, rows);
@@ -199,44 +201,48 @@ impl Columns {
 impl Builder {
     /// Appends one column of the rows; returns about how many bytes that took. A value that the
     /// column cannot hold is NULL.
-    fn extend(&mut self, column: usize, rows: &[&Row]) -> usize {
-        let values = rows.iter().map(|row| row.values().get(column));
+    fn extend(&mut self, column: usize, rows: &[Record<'_>]) -> usize {
         match self {
             Self::Text(builder) => {
                 let before = builder.values_slice().len();
-                for value in values {
-                    match value {
-                        Some(Value::Text(text) | Value::Json(text)) => builder.append_value(text),
-                        _ => builder.append_null(),
-                    }
+                for row in rows {
+                    row.text(column, |text| builder.append_option(text));
                 }
                 builder.values_slice().len() - before + 8 * rows.len()
             }
             Self::Bigint(builder) => {
-                builder.extend(values.map(|value| match value {
-                    Some(Value::Bigint(number)) => Some(*number),
-                    _ => None,
+                builder.extend(rows.iter().map(|row| {
+                    row.value(column, |value| match value {
+                        Value::Bigint(number) => Some(*number),
+                        _ => None,
+                    })
                 }));
                 8 * rows.len()
             }
             Self::Double(builder) => {
-                builder.extend(values.map(|value| match value {
-                    Some(Value::Double(number)) => Some(number.get()),
-                    _ => None,
+                builder.extend(rows.iter().map(|row| {
+                    row.value(column, |value| match value {
+                        Value::Double(number) => Some(number.get()),
+                        _ => None,
+                    })
                 }));
                 8 * rows.len()
             }
             Self::Boolean(builder) => {
-                builder.extend(values.map(|value| match value {
-                    Some(Value::Boolean(flag)) => Some(*flag),
-                    _ => None,
+                builder.extend(rows.iter().map(|row| {
+                    row.value(column, |value| match value {
+                        Value::Boolean(flag) => Some(*flag),
+                        _ => None,
+                    })
                 }));
                 rows.len()
             }
             Self::Timestamp(builder) => {
-                builder.extend(values.map(|value| match value {
-                    Some(Value::Timestamp(micros)) => Some(*micros),
-                    _ => None,
+                builder.extend(rows.iter().map(|row| {
+                    row.value(column, |value| match value {
+                        Value::Timestamp(micros) => Some(*micros),
+                        _ => None,
+                    })
                 }));
                 8 * rows.len()
             }

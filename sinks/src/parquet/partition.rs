@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use waterwheel_config::schema::Schema;
 use waterwheel_config::units::{DAY_US, SECOND_US};
-use waterwheel_config::value::{Row, Value};
+use waterwheel_config::value::Value;
+
+use super::record::Record;
 
 /// What Hive, DuckDB and Polars read as NULL.
 const NULL_DIRECTORY: &str = "__HIVE_DEFAULT_PARTITION__";
@@ -84,23 +86,24 @@ impl Partitioning {
     }
 
     /// True if the row belongs to the partition with these values; allocates nothing.
-    pub(super) fn holds(&self, values: &[PartValue], row: &Row) -> bool {
+    pub(super) fn holds(&self, values: &[PartValue], row: Record<'_>) -> bool {
         self.parts.iter().zip(values).all(|((_, part), value)| match (part, value) {
             (Part::Date(column), PartValue::Day(day)) => day_of(row, *column) == *day,
+            (Part::Column(column), PartValue::Value(Value::Text(value))) => {
+                row.text(*column, |text| text == Some(value))
+            }
             (Part::Column(column), PartValue::Value(value)) => {
-                row.values().get(*column).unwrap_or(&Value::Null) == value
+                row.value(*column, |found| found == value)
             }
             _ => false,
         })
     }
 
     /// The values of the row's partition.
-    pub(super) fn values(&self, row: &Row) -> Vec<PartValue> {
+    pub(super) fn values(&self, row: Record<'_>) -> Vec<PartValue> {
         let value = |part: &Part| match *part {
             Part::Date(column) => PartValue::Day(day_of(row, column)),
-            Part::Column(column) => {
-                PartValue::Value(row.values().get(column).cloned().unwrap_or(Value::Null))
-            }
+            Part::Column(column) => PartValue::Value(row.value(column, Value::clone)),
         };
         self.parts.iter().map(|(_, part)| value(part)).collect()
     }
@@ -124,11 +127,11 @@ impl Partitioning {
     }
 }
 
-fn day_of(row: &Row, column: usize) -> Option<i64> {
-    match row.values().get(column) {
-        Some(Value::Timestamp(micros)) => Some(micros.div_euclid(DAY_US)),
+fn day_of(row: Record<'_>, column: usize) -> Option<i64> {
+    row.value(column, |value| match value {
+        Value::Timestamp(micros) => Some(micros.div_euclid(DAY_US)),
         _ => None,
-    }
+    })
 }
 
 fn date_text(day: i64) -> Option<String> {
@@ -181,6 +184,8 @@ fn push_encoded(text: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use waterwheel_config::value::Row;
+
     use super::*;
 
     #[test]
@@ -235,21 +240,24 @@ mod tests {
         let partitioning = Partitioning::new(parts);
         let row = |time, text| Row::from(vec![time, text]);
         let late = row(Value::Timestamp(-1), Value::text("x"));
-        let values = partitioning.values(&late);
+        let values = partitioning.values(Record::Row(&late));
         assert_eq!(partitioning.directory(&values), "date=1969-12-31/b%20c=x");
-        assert!(partitioning.holds(&values, &late));
-        assert!(!partitioning.holds(&values, &row(Value::Timestamp(0), Value::text("x"))));
-        assert!(!partitioning.holds(&values, &row(Value::Timestamp(-1), Value::text("y"))));
+        assert!(partitioning.holds(&values, Record::Row(&late)));
+        for other in [
+            row(Value::Timestamp(0), Value::text("x")),
+            row(Value::Timestamp(-1), Value::text("y")),
+            row(Value::Timestamp(-1), Value::Null),
+        ] {
+            assert!(!partitioning.holds(&values, Record::Row(&other)));
+        }
         let nulls = row(Value::Null, Value::Null);
-        let values = partitioning.values(&nulls);
+        let values = partitioning.values(Record::Row(&nulls));
         let expected = format!("date={NULL_DIRECTORY}/b%20c={NULL_DIRECTORY}");
         assert_eq!(partitioning.directory(&values), expected);
-        assert!(partitioning.holds(&values, &nulls));
+        assert!(partitioning.holds(&values, Record::Row(&nulls)));
+        let far = row(Value::Timestamp(i64::MAX), Value::Null);
         assert_eq!(
-            partitioning
-                .directory(&partitioning.values(&row(Value::Timestamp(i64::MAX), Value::Null)))
-                .matches('/')
-                .count(),
+            partitioning.directory(&partitioning.values(Record::Row(&far))).matches('/').count(),
             1
         );
     }

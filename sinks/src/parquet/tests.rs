@@ -2,6 +2,7 @@
 
 mod buckets;
 mod crash_images;
+mod events;
 mod retention;
 
 use std::collections::BTreeMap;
@@ -78,7 +79,7 @@ impl Bench {
     }
 
     async fn commit(&mut self, epoch: u64, rows: Vec<Row>) -> Result<Option<u64>, Fault> {
-        let changes = vec![Changes { upserts: rows, deletes: Vec::new() }];
+        let changes = vec![Changes::new(rows)];
         let commit = Commit { progress: progress(epoch), changes };
         Ok(self.sink.commit(&commit).await?.map(|progress| progress.record.epoch))
     }
@@ -472,7 +473,8 @@ async fn every_type_with_and_without_a_value() {
     let nulls = Row::from(vec![Value::Null; 6]);
     // No column holds the type that it is given here.
     let wrong = Row::from(vec![Value::Bigint(1); 6]);
-    let changes = vec![Changes { upserts: vec![full.clone(), nulls, wrong], deletes: vec![full] }];
+    let changes =
+        vec![Changes { deletes: vec![full.clone()], ..Changes::new(vec![full, nulls, wrong]) }];
     bench.sink.commit(&Commit { progress: progress(7), changes }).await.expect("kept");
     bench.sink.close().await.expect("closed");
     let visible = bench.visible();
@@ -519,7 +521,7 @@ async fn a_final_row_cannot_be_deleted() {
     let mut bench = Bench::new("", typed_schema(), Emit::Final);
     bench.open(1).await;
     let row = Row::from(vec![Value::Null; 6]);
-    let changes = vec![Changes { upserts: Vec::new(), deletes: vec![row] }];
+    let changes = vec![Changes { deletes: vec![row], ..Changes::default() }];
     let fault = bench.sink.commit(&Commit { progress: progress(1), changes }).await;
     assert_eq!(fault.expect_err("a fault").remedy, Remedy::Halt);
 }

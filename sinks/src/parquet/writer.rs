@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use parquet::errors::ParquetError;
-use waterwheel_config::value::Row;
 use waterwheel_pipeline::contract::epoch::{Epoch, Generation};
 use waterwheel_pipeline::contract::failpoint;
 use waterwheel_pipeline::contract::fault::Fault;
@@ -14,6 +13,7 @@ use waterwheel_pipeline::contract::fault::Fault;
 use super::columns::{Columns, Layout, Operation};
 use super::manifest::{DataFile, staged_name};
 use super::partition::{PartValue, Partitioning};
+use super::record::Record;
 use super::store::{Growing, Store};
 
 /// Files that grow at the same time; beyond, the one that was quiet longest is finished.
@@ -90,10 +90,10 @@ impl Files {
     }
 
     /// Appends rows of one input to the files of their partitions.
-    pub(super) fn append(
+    pub(super) fn append<'r>(
         &mut self,
         index: usize,
-        rows: &[Row],
+        rows: impl Iterator<Item = Record<'r>>,
         operation: Operation,
         epoch: Epoch,
     ) -> Result<(), Fault> {
@@ -225,7 +225,12 @@ impl OpenFile {
         Ok(Self { path, store, staged, layout, columns, writer, rows: 0, used_at: 0 })
     }
 
-    fn append(&mut self, rows: &[&Row], operation: Operation, epoch: Epoch) -> Result<(), Fault> {
+    fn append(
+        &mut self,
+        rows: &[Record<'_>],
+        operation: Operation,
+        epoch: Epoch,
+    ) -> Result<(), Fault> {
         self.columns.extend(rows, operation, epoch);
         self.rows += rows.len() as u64;
         if self.columns.rows >= WAITING_ROWS || self.columns.bytes >= WAITING_BYTES {
@@ -262,10 +267,13 @@ impl OpenFile {
 }
 
 /// The rows of one partition.
-type Group<'r> = (Vec<PartValue>, Vec<&'r Row>);
+type Group<'r> = (Vec<PartValue>, Vec<Record<'r>>);
 
 /// The rows by partition, in the order in which partitions come up.
-fn grouped<'r>(partitioning: &Partitioning, rows: &'r [Row]) -> Vec<Group<'r>> {
+fn grouped<'r>(
+    partitioning: &Partitioning,
+    rows: impl Iterator<Item = Record<'r>>,
+) -> Vec<Group<'r>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut places: HashMap<Vec<PartValue>, usize> = HashMap::new();
     let mut place = 0;

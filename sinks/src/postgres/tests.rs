@@ -144,7 +144,7 @@ fn progress(ordinal: u64, watermark: i64) -> Progress {
 }
 
 fn commit(ordinal: u64, upserts: Vec<Row>, deletes: Vec<Row>) -> Commit {
-    let changes = vec![Changes { upserts, deletes }];
+    let changes = vec![Changes { upserts, deletes, ..Changes::default() }];
     Commit { progress: progress(ordinal, NO_WATERMARK), changes }
 }
 
@@ -408,7 +408,7 @@ async fn raw_events_and_dead_letters_have_their_tables() {
             })
             .collect::<Vec<_>>(),
     );
-    let changes = |upserts| Changes { upserts, deletes: vec![] };
+    let changes = |upserts| Changes::new(upserts);
     let both = Commit {
         progress: progress(1, NO_WATERMARK),
         changes: vec![changes(events.clone()), changes(vec![letter.clone()])],
@@ -452,7 +452,7 @@ async fn the_view_shows_what_is_final() {
     let rows = vec![volume(1, Some("A"), 1), volume(2, Some("A"), 2), volume(3, Some("A"), 3)];
     let at = |watermark, changes: Vec<Row>| Commit {
         progress: progress(1, watermark),
-        changes: vec![Changes { upserts: changes, deletes: vec![] }],
+        changes: vec![Changes::new(changes)],
     };
     let shown = "SELECT trades FROM volume_final ORDER BY 1";
     sink.commit(&at(NO_WATERMARK, rows)).await.expect("a commit");
@@ -507,8 +507,8 @@ async fn commits_are_quick() {
     let mut ordinal = 0;
     let mut step = |volumes: Vec<Row>, deletes: Vec<Row>, events: Vec<Row>| {
         ordinal += 1;
-        let volumes = Changes { upserts: volumes, deletes };
-        let events = Changes { upserts: events, deletes: vec![] };
+        let volumes = Changes { upserts: volumes, deletes, ..Changes::default() };
+        let events = Changes::new(events);
         Commit { progress: progress(ordinal, NO_WATERMARK), changes: vec![volumes, events] }
     };
     let groups = |trades: i64| -> Vec<Row> {

@@ -175,7 +175,7 @@ impl OpenEpoch {
             sinks: deployment
                 .sinks
                 .iter()
-                .map(|sink| sink.inputs.iter().map(|_| Vec::new()).collect())
+                .map(|sink| sink.inputs.iter().map(|_| Updates::default()).collect())
                 .collect(),
             counts: Counts::default(),
             state_bytes: 0,
@@ -228,11 +228,7 @@ impl Flowing {
         }
         for (mine, theirs) in self.sinks.iter_mut().zip(output.sinks) {
             for (mine, theirs) in mine.iter_mut().zip(theirs) {
-                if mine.is_empty() {
-                    *mine = theirs;
-                } else {
-                    mine.extend(theirs);
-                }
+                mine.extend(theirs);
             }
         }
     }

@@ -5,7 +5,8 @@ use waterwheel_config::value::Value;
 
 use super::*;
 use crate::contract::batch::BatchBuilder;
-use crate::contract::event::{Envelope, RawColumns};
+use crate::contract::event::Envelope;
+use crate::contract::raw::{RawColumns, RawEvents};
 
 mod cloudevents;
 mod declared;
@@ -74,8 +75,8 @@ fn messages_become_raw_rows() {
     builder.push(7, 7, Some(1_000_000_000), b"a.b.c", b"Nats-Msg-Id: m1\r\n", payload);
     builder.push(8, 8, Some(1_000_000_000), b"a.b.c", b"", br#"{"id":"i","event_type":"t"}"#);
     let decoded = plan.decode(builder.finish(None));
-    let rows: Vec<Vec<String>> = (0..2)
-        .map(|index| columns.row(&decoded.batch.view(index)))
+    let rows: Vec<Vec<String>> = RawEvents::new(decoded.batch, &columns)
+        .rows()
         .map(|row| row.values().iter().map(Value::to_plain).collect())
         .collect();
     let received = "1970-01-01T00:16:40Z";
@@ -114,7 +115,8 @@ fn a_trace_goes_on_behind_the_columns() {
     builder.push(2, 2, Some(0), b"s", header.as_bytes(), b"[]");
     builder.push(3, 3, Some(0), b"s", b"traceparent:a\nb\r\n", b"{}");
     let decoded = plan.decode(builder.finish(None));
-    let row = |index| columns.row(&decoded.batch.view(index));
+    let events = RawEvents::new(decoded.batch, &columns);
+    let row = |index| events.row(index);
     assert_eq!(traceparent(&row(0), &raw_schema()), Some(trace));
     assert_eq!(traceparent(&decoded.dead[0], &dead_letter_schema()), Some(trace));
     assert_eq!(traceparent(&row(1), &raw_schema()), None);
@@ -238,7 +240,7 @@ timestamp = "data.ts"
     let payload = br#"{"data":{"key":"k1","ts":"1970-01-01T00:00:09Z"},"id":"no"}"#;
     builder.push(1, 1, Some(0), b"a.fill.c", b"A: b\r\nx-user:  u7 \r\n", payload);
     let decoded = plan.decode(builder.finish(None));
-    let row = columns.row(&decoded.batch.view(0));
+    let row = RawEvents::new(decoded.batch, &columns).row(0);
     let plain: Vec<String> = row.values()[..8].iter().map(Value::to_plain).collect();
     assert_eq!(plain, ["k1", "fill", "1970-01-01T00:00:09Z", "u7", "", "", "", "desk"]);
 }

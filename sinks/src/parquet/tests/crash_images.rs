@@ -260,7 +260,7 @@ async fn history(first: Bench) -> u64 {
 }
 
 fn change(epoch: u64) -> Commit {
-    let changes = vec![Changes { upserts: rows_of(epoch), deletes: Vec::new() }];
+    let changes = vec![Changes::new(rows_of(epoch))];
     Commit { progress: progress(epoch), changes }
 }
 

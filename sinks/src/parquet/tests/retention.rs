@@ -27,7 +27,7 @@ async fn clean(sink: &mut ParquetSink) -> Result<Vec<Cleaned>, Fault> {
 fn days(epoch: u64, days: std::ops::RangeInclusive<u64>, watermark: &str) -> Commit {
     let row =
         |day| raw(&format!("{day:03}"), "order.filled", &format!("2026-11-{day:02}T10:00:00Z"));
-    let changes = vec![Changes { upserts: days.map(row).collect(), deletes: Vec::new() }];
+    let changes = vec![Changes::new(days.map(row).collect())];
     let mut progress = progress(epoch);
     let micros = if watermark == "final" { i64::MAX } else { micros(watermark) };
     progress.record.watermarks.insert("events".to_owned(), micros);

@@ -129,10 +129,7 @@ async fn a_reset_follows_indexes() {
         assert_eq!(lines(&server, count).await, [indexes], "{keys}");
         let commit = Commit {
             progress: begin(&meaning),
-            changes: vec![Changes {
-                upserts: vec![raw_event(1, &"u".repeat(2000))],
-                deletes: vec![],
-            }],
+            changes: vec![Changes::new(vec![raw_event(1, &"u".repeat(2000))])],
         };
         sink.commit(&commit).await.expect("a commit");
     }

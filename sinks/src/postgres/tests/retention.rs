@@ -19,7 +19,7 @@ async fn clean(sink: &mut dyn Sink) -> Result<Vec<Cleaned>, Fault> {
 }
 
 fn at(ordinal: u64, watermark: i64, upserts: Vec<Row>) -> Commit {
-    let changes = vec![Changes { upserts, deletes: vec![] }];
+    let changes = vec![Changes::new(upserts)];
     Commit { progress: progress(ordinal, watermark), changes }
 }
 

@@ -38,7 +38,7 @@ impl Reader {
             return Err(format!("{reason}: {detail}"));
         }
         let view = decoded.batch.view(0);
-        let row = self.columns.row(&view);
+        let row = RawEvents::new(decoded.batch.clone(), &self.columns).row(0);
         let own = |value: &Value| if value.is_null() { "-".to_owned() } else { value.to_plain() };
         let mut found: Vec<String> = row.values()[..9].iter().map(own).collect();
         found.push(own(&row.values()[13]));
@@ -191,7 +191,7 @@ fn a_trace_goes_on_from_the_extension() {
         let mut builder = BatchBuilder::new("S".into(), 0);
         builder.push(1, 1, Some(0), b"in", headers.as_bytes(), payload.as_bytes());
         let decoded = reader.plan.decode(builder.finish(None));
-        let row = reader.columns.row(&decoded.batch.view(0));
+        let row = RawEvents::new(decoded.batch, &reader.columns).row(0);
         traceparent(&row, &crate::contract::event::raw_schema()).map(str::to_owned)
     };
     let binary = format!("ce-id: i\r\nce-traceparent: {trace}\r\n");

@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod demo;
+mod instructions;
 mod process;
 mod scratch;
 mod servers;
@@ -17,9 +18,12 @@ Usage: cargo xtask <command>
 
   setup               fetch nats-server, find Postgres, make the Python environment of the tests
   demo                run the demo deployment on a real server and show what comes out
-  test [ARGS...]      setup, then `cargo test --workspace ARGS...` on real servers
+  test [ARGS...]      setup, then `cargo test --workspace ARGS...` on real servers; without ARGS also
+                      `instructions`
   test --nightly [ARGS...]
                       the same, and every fault happens many times more
+  instructions [--record]
+                      instructions of a backfill by the program of the tests, against the record
   compare [N]         N events (default 200,000) through waterwheel, ClickHouse and DuckDB: equal rows
   bench [N] [SUBJECT...]
                       N events (default 5,000,000) from JetStream: bare drain, aggregate, all operators,
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["test", passed_on @ ..] => test::run(passed_on),
         ["compare", rest @ ..] if rest.len() < 2 => compare::compare(rest),
+        ["instructions", rest @ ..] => instructions::run(rest),
         ["bench", "checkpoints", rest @ ..] if rest.len() < 2 => bench::checkpoints::run(rest),
         ["bench", "operators", rest @ ..] if rest.len() < 2 => bench::operators::run(rest),
         ["bench", "peers", rest @ ..] if rest.len() < 2 => bench::peers::run(rest),

@@ -54,8 +54,13 @@ pub(crate) fn build(programs: &[&str]) -> Outcome<PathBuf> {
         command.args(["--bin", program]);
     }
     run(&mut command)?;
+    Ok(target().join("release"))
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    Ok(root().join(target.unwrap_or_else(|| "target".into())).join("release"))
+    root().join(target.unwrap_or_else(|| "target".into()))
 }
 
 fn name(command: &Command) -> String {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::Outcome;
+use crate::instructions;
 use crate::process;
 use crate::servers::postgres;
 use crate::tools;
@@ -12,7 +13,7 @@ use crate::tools;
 const OPERATOR_CASES: &str = "11";
 
 /// Passes the arguments on to `cargo test`; after `--nightly` the fault tests repeat everything more
-/// often.
+/// often. A run of everything counts instructions at the end, with the program that was tested.
 pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
     let (is_nightly, arguments) = match arguments {
         ["--nightly", rest @ ..] => (true, rest),
@@ -33,7 +34,8 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
     if is_nightly {
         test.env("WATERWHEEL_NIGHTLY", "1").env("WATERWHEEL_CASES", OPERATOR_CASES);
     }
-    process::run(&mut test)
+    process::run(&mut test)?;
+    if arguments.is_empty() { instructions::run(&[]) } else { Ok(()) }
 }
 
 fn python() -> Outcome<PathBuf> {

@@ -52,7 +52,10 @@ fn alone(deployment: &str, operator: &str) -> Outcome<String> {
             let (_, rest) = rest.split_once(']').ok_or("a list does not end")?;
             text.push_str(&format!("\n[{sink}from = [\"{operator}\"]{rest}"));
         } else if text.is_empty() {
-            text = format!("{section}\n[engine]\nworkers = 1\n");
+            text = section.to_owned();
+        } else if section.starts_with("engine]") {
+            // The others keep nothing of what they compute either.
+            text.push_str("\n[engine]\nworkers = 1\n");
         } else if !others || section.starts_with(&format!("operators.{operator}]")) {
             text.push_str(&format!("\n[{section}"));
         }
@@ -71,7 +74,8 @@ mod tests {
             let operators: Vec<&str> =
                 text.lines().filter(|line| line.starts_with("[operators.")).collect();
             assert_eq!(operators, [format!("[operators.{}]", question.operator())]);
-            assert!(text.contains("workers = 1") && text.contains("${FILE}"), "{text}");
+            assert_eq!(text.matches("[engine]\nworkers = 1\n").count(), 1, "{text}");
+            assert!(!text.contains("checkpoint = ") && text.contains("${FILE}"), "{text}");
             assert!(text.contains(&format!("from = [\"{}\"]", question.operator())), "{text}");
         }
     }

@@ -281,7 +281,7 @@ impl Sink for NatsSink {
             &settings.context,
             &settings.templates,
             settings.form,
-            commit,
+            (open.progress.as_ref(), commit),
             open.outlet.payload_bytes_max(),
         );
         open.publish(messages, commit).await?;

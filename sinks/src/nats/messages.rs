@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use waterwheel_config::schema::Schema;
 use waterwheel_config::value::{Row, Value, format_timestamp};
-use waterwheel_pipeline::contract::epoch::{EpochRecord, FINAL_WATERMARK, NO_WATERMARK};
+use waterwheel_pipeline::contract::epoch::{EpochRecord, FINAL_WATERMARK, NO_WATERMARK, Progress};
 use waterwheel_pipeline::contract::event::traceparent;
 use waterwheel_pipeline::contract::sink::{Changes, Commit, SinkContext, SinkInput};
 use xxhash_rust::xxh3::xxh3_64;
@@ -52,12 +52,17 @@ pub(super) struct Messages<'c> {
 }
 
 impl<'c> Messages<'c> {
-    /// Messages of at most so many bytes, as far as their keys allow.
+    /// Messages of at most so many bytes, as far as their keys allow. `since` is the progress that the
+    /// commit moves on from.
+    ///
+    /// What may be taken for a repetition is the same step once more, with the same beginning and end,
+    /// and nothing else: after a crash a commit may stop halfway to where the one before it ended, and
+    /// then the rows of the second half, which are there already, must win over those of the first.
     pub(super) fn new(
         context: &'c SinkContext,
         templates: &'c [Template],
         form: Form,
-        commit: &'c Commit,
+        (since, commit): (Option<&Progress>, &'c Commit),
         size_bytes_max: usize,
     ) -> Self {
         let rows = commit.changes.iter().enumerate().flat_map(|(input, changes)| {
@@ -66,7 +71,8 @@ impl<'c> Messages<'c> {
             deletes.chain(upserts.iter().map(move |row| (input, "upsert", row)))
         });
         let record = &commit.progress.record;
-        let place = place(record, commit.progress.finished);
+        let of = |progress: &Progress| place(&progress.record, progress.finished);
+        let (begin, end) = (since.map_or(0, of), of(&commit.progress));
         Self {
             rows: Box::new(rows),
             len: commit.changes.iter().map(Changes::len).sum(),
@@ -74,7 +80,7 @@ impl<'c> Messages<'c> {
             templates,
             form,
             headers: headers(record).into(),
-            id_prefix: format!("{}.{}.{place:016x}", context.pipeline, context.sink),
+            id_prefix: format!("{}.{}.{begin:016x}.{end:016x}", context.pipeline, context.sink),
             size_bytes_max,
         }
     }

@@ -2,6 +2,19 @@
 
 use super::*;
 
+impl Results {
+    /// Sets the progress back to where it stood before a commit, as if the process had died behind the
+    /// commit's rows.
+    pub(super) async fn cut_off(&self, before: Option<Progress>, commit: &Commit) {
+        let message = json!({
+            "generation": 1, "progress": before, "chunk": 0, "chunks": 1,
+            "unfinished": [commit.progress.record],
+        });
+        let subject = "waterwheel.progress.trading.results".to_owned();
+        self.client.request(subject, message.to_string().into()).await.unwrap();
+    }
+}
+
 /// Where the commits stood that the last progress message calls unfinished.
 async fn unfinished(results: &Results) -> Vec<u64> {
     let mut progress = results.all().await.into_iter().map(|(_, _, body)| body);
@@ -73,4 +86,23 @@ async fn it_is_known_until_a_commit_has_come_there() {
     last.commit(&many(20, 3)).await.unwrap();
     assert!(unfinished(&results).await.is_empty());
     assert!(sink(&server).open(5).await.unwrap().unfinished.is_empty());
+}
+
+#[tokio::test]
+async fn without_batches_the_second_half_of_a_repetition_wins() {
+    let server = NatsServer::start();
+    let results = Results::create(&server, json!({})).await;
+    let mut writer = sink(&server);
+    writer.open(1).await.unwrap();
+    writer.commit(&commit(10, &[("A", 1)], &[])).await.unwrap();
+    writer.commit(&commit(20, &[("A", 3)], &[])).await.unwrap();
+    let before = Some(commit(10, &[], &[]).progress);
+    results.cut_off(before, &commit(20, &[], &[])).await;
+    let mut next = sink(&server);
+    next.open(2).await.unwrap();
+    next.commit(&commit(15, &[("A", 2)], &[])).await.unwrap();
+    next.commit(&commit(20, &[("A", 3)], &[])).await.unwrap();
+    let rows = results.rows().await;
+    let trades: Vec<_> = rows.iter().map(|(_, _, row)| row["trades"].as_i64()).collect();
+    assert_eq!(trades, [Some(1), Some(3), Some(2), Some(3)], "{rows:?}");
 }

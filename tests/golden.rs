@@ -18,7 +18,7 @@ use crate::support::waterwheel::Deployment;
 const EVENTS: usize = 1_200;
 
 /// The format that this version reads and writes.
-const CURRENT: &str = "format_2";
+const CURRENT: &str = "format_3";
 
 #[test]
 fn every_format_of_checkpoints_is_gone_on_from() {

@@ -17,8 +17,11 @@ pub(super) struct OpenWindow {
     pub(super) is_closed: bool,
     table: HashTable<u32>,
     pub(super) groups: Vec<Group>,
-    /// The indices of the groups that changed in the current epoch.
+    /// The indices of the groups whose rows are to be brought out, or taken back, after the epoch.
     touched: Vec<u32>,
+    /// True if rows of groups may be missing or old in what is out: they come when the window is
+    /// final.
+    is_behind: bool,
     /// What the accumulators take beside themselves.
     pub(super) heap_bytes: usize,
 }
@@ -32,6 +35,8 @@ pub(super) struct Group {
     heap_bytes: usize,
     /// The row that is out.
     pub(super) emitted: Option<Row>,
+    /// Of a group that was restored: true if its row was out.
+    pub(super) was_out: bool,
     is_touched: bool,
     /// True if it changed since it was last saved.
     pub(super) is_unsaved: bool,
@@ -45,6 +50,7 @@ impl OpenWindow {
             table: HashTable::new(),
             groups: Vec::new(),
             touched: Vec::new(),
+            is_behind: false,
             heap_bytes: 0,
         }
     }
@@ -73,13 +79,16 @@ impl OpenWindow {
             accumulators: accumulators(plan),
             heap_bytes: 0,
             emitted: None,
+            was_out: false,
             is_touched: false,
             is_unsaved: false,
         });
         index
     }
 
-    pub(super) fn apply(&mut self, piece: Partial, plan: &Plan) {
+    /// Takes what an epoch brought of a group. With `only_final` its row need not come out before the
+    /// window is final; one that is out is taken back, lest what waits for it grow old.
+    pub(super) fn apply(&mut self, piece: Partial, plan: &Plan, only_final: bool) {
         let index = self.group(piece.hash, piece.key, plan);
         let group = &mut self.groups[index as usize];
         group.is_unsaved = true;
@@ -87,7 +96,43 @@ impl OpenWindow {
         for (mine, theirs) in group.accumulators.iter_mut().zip(piece.accumulators) {
             mine.merge(theirs);
         }
+        if only_final {
+            let is_out = group.emitted.is_some();
+            self.is_behind = true;
+            self.weigh(index);
+            if !is_out {
+                return;
+            }
+        }
         self.touch(index);
+    }
+
+    /// Takes back the rows of the groups that changed.
+    pub(super) fn take_back(&mut self, output: &mut Vec<(Row, isize)>) {
+        for index in std::mem::take(&mut self.touched) {
+            let group = &mut self.groups[index as usize];
+            group.is_touched = false;
+            output.extend(group.emitted.take().map(|old| (old, -1)));
+        }
+    }
+
+    /// Brings out, of a window that is final, what is not out.
+    pub(super) fn catch_up(
+        &mut self,
+        plan: &Plan,
+        granularity: &Value,
+        output: &mut Vec<(Row, isize)>,
+    ) {
+        if !std::mem::take(&mut self.is_behind) {
+            return;
+        }
+        for group in &mut self.groups {
+            let row = group.current(plan, granularity, self.window, None);
+            if row != group.emitted {
+                output.extend(group.emitted.take().map(|old| (old, -1)));
+                output.extend(row.map(|row| (row, 1)));
+            }
+        }
     }
 
     fn touch(&mut self, index: u32) {
@@ -166,6 +211,10 @@ impl OpenWindow {
     ) {
         let window = self.window;
         for group in &mut self.groups {
+            if !group.was_out {
+                self.is_behind = true;
+                continue;
+            }
             // Of a window that was closed when it was saved there is the row itself.
             if !group.accumulators.is_empty() || plan.accumulators.is_empty() {
                 group.emitted = group.current(plan, granularity, window, previous);

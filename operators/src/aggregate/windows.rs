@@ -5,11 +5,15 @@
 //! dropped whole when the watermark reaches its end, which costs no more than freeing it; until then
 //! every epoch brings out the rows of the groups that changed, and takes back what they were. Where
 //! windows are compared, the rows of the last final one stay until the window after it is final.
+//!
+//! Where nobody wants rows before they are final, each comes out once, with its window's last epoch.
+//! What is saved says of each group whether its row is out, since that can be another matter for the
+//! deployment that goes on from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use waterwheel_config::calendar::Window;
 use waterwheel_config::value::{Row, Value};
 use waterwheel_pipeline::contract::clock::{Clock, StateGauge, Watermark};
@@ -30,6 +34,9 @@ pub(super) struct OpenWindows {
     clock: Clock,
     watermark: Watermark,
     gauge: StateGauge,
+    /// True if rows come out when they are final and not before. Windows that are compared need each
+    /// other's rows sooner.
+    only_final: bool,
     levels: Vec<OpenLevel>,
 }
 
@@ -50,9 +57,11 @@ struct SavedGroup<'a> {
     start: i64,
     end: i64,
     hash: u64,
+    #[serde(serialize_with = "as_bytes")]
     key: &'a [u8],
     rows: i64,
     accumulators: &'a [Accumulator],
+    is_out: bool,
     /// Of a window that is final: the row.
     closed: Option<&'a Row>,
 }
@@ -67,7 +76,13 @@ struct RestoredGroup {
     key: Box<[u8]>,
     rows: i64,
     accumulators: Vec<Accumulator>,
+    is_out: bool,
     closed: Option<Row>,
+}
+
+/// In one piece: byte by byte is what serde makes of a slice, and it is read as the same.
+fn as_bytes<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }
 
 impl OpenLevel {
@@ -78,7 +93,8 @@ impl OpenLevel {
         }
     }
 
-    fn apply(&mut self, piece: Partial, level: &Level, plan: &Plan, watermark_us: i64) {
+    fn apply(&mut self, piece: Partial, level: &Level, plan: &Plan, when: When) {
+        let When { watermark_us, only_final } = when;
         self.ask(level, piece.start);
         let Some((last, others)) = self.found.split_last() else {
             return;
@@ -87,7 +103,8 @@ impl OpenLevel {
             debug_assert!(window.end > watermark_us, "an accepted event lies in open windows");
             if window.end > watermark_us {
                 let open = self.windows.entry(window.end);
-                open.or_insert_with(|| OpenWindow::new(window)).apply(piece, plan);
+                let open = open.or_insert_with(|| OpenWindow::new(window));
+                open.apply(piece, plan, only_final);
             }
         };
         // The last window takes the partial itself, the others a copy.
@@ -120,12 +137,22 @@ impl OpenLevel {
         }
     }
 
-    fn close(&mut self, level: &Level, is_compared: bool, watermark_us: i64) {
+    fn close(
+        &mut self,
+        level: &Level,
+        plan: &Plan,
+        watermark_us: i64,
+        output: &mut Vec<(Row, isize)>,
+    ) {
+        let is_compared = !plan.compared.is_empty();
         while let Some(first) = self.windows.first_entry()
             && *first.key() <= watermark_us
             && !(is_compared && level.shape.next(first.get().window).end > watermark_us)
         {
-            first.remove();
+            let mut window = first.remove();
+            if !is_compared {
+                window.catch_up(plan, &level.granularity, output);
+            }
         }
         if is_compared {
             let closed = self.windows.range_mut(..=watermark_us);
@@ -146,10 +173,18 @@ impl OpenLevel {
     }
 }
 
+/// When rows come out.
+#[derive(Clone, Copy)]
+struct When {
+    watermark_us: i64,
+    only_final: bool,
+}
+
 impl OpenWindows {
     pub(super) fn new(plan: Arc<Plan>, context: &RenderContext) -> Self {
         let levels = plan.levels.iter().map(|_| OpenLevel::default()).collect();
         Self {
+            only_final: context.only_final && plan.compared.is_empty(),
             plan,
             clock: context.clock.clone(),
             watermark: context.watermark.clone(),
@@ -170,7 +205,8 @@ impl OpenWindows {
             let Some(piece) = piece else {
                 return;
             };
-            self.levels[level].apply(piece, &self.plan.levels[level], &self.plan, watermark_us);
+            let when = When { watermark_us, only_final: self.only_final };
+            self.levels[level].apply(piece, &self.plan.levels[level], &self.plan, when);
         }
     }
 
@@ -181,21 +217,25 @@ impl OpenWindows {
                 continue;
             }
             for window in open.windows.values_mut() {
-                window.emit(&self.plan, &level.granularity, None, &mut Vec::new(), output);
+                if self.only_final {
+                    window.take_back(output);
+                } else {
+                    window.emit(&self.plan, &level.granularity, None, &mut Vec::new(), output);
+                }
             }
         }
     }
 
-    fn close(&mut self, watermark_us: i64) {
-        let is_compared = !self.plan.compared.is_empty();
+    fn close(&mut self, watermark_us: i64, output: &mut Vec<(Row, isize)>) {
         for (level, open) in self.plan.levels.iter().zip(&mut self.levels) {
-            open.close(level, is_compared, watermark_us);
+            open.close(level, &self.plan, watermark_us, output);
         }
     }
 
     fn report(&self) {
         let row_bytes =
             (3 + self.plan.readings.len() + 2 * self.plan.compared.len()) * size_of::<Value>();
+        let row_bytes = if self.only_final { 0 } else { row_bytes };
         let group_bytes = size_of::<Group>() + 64 + row_bytes;
         let accumulators_bytes = self.plan.accumulators.len() * size_of::<Accumulator>();
         let windows = self.levels.iter().flat_map(|level| level.windows.values());
@@ -227,6 +267,7 @@ impl OpenWindows {
         group.rows = saved.rows;
         group.accumulators = saved.accumulators;
         group.emitted = saved.closed;
+        group.was_out = saved.is_out;
         open.weigh(index);
     }
 }
@@ -243,7 +284,7 @@ impl Fold<Partial, Row> for OpenWindows {
             self.apply(partial, watermark_us);
         }
         self.emit(output);
-        self.close(self.clock.after(epoch, &self.watermark));
+        self.close(self.clock.after(epoch, &self.watermark), output);
         self.report();
     }
 
@@ -264,6 +305,7 @@ impl Fold<Partial, Row> for OpenWindows {
                         key: &group.key,
                         rows: group.rows,
                         accumulators: &group.accumulators,
+                        is_out: group.emitted.is_some(),
                         closed: group.emitted.as_ref().filter(|_| window.is_closed),
                     };
                     saver.put(key_group, &saved);
@@ -282,6 +324,7 @@ impl Fold<Partial, Row> for OpenWindows {
         for (level, open) in self.plan.levels.iter().zip(&mut self.levels) {
             open.restore_rows(level, &self.plan);
         }
-        self.close(watermark_us);
+        // What is final was out: nothing of it was given back.
+        self.close(watermark_us, &mut Vec::new());
     }
 }

@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
+use waterwheel_config::schema::Finality;
 use waterwheel_config::value::Row;
 use waterwheel_pipeline::contract::epoch::{FINAL_WATERMARK, NO_WATERMARK};
-use waterwheel_pipeline::graph::Deployment;
+use waterwheel_pipeline::graph::{Deployment, InputRef, OperatorNode};
 
 use super::drive::{EpochOutcome, Run, run};
 use super::event::{Event, Judge, Verdict};
 use super::expected::{Accumulated, ExpectedRows};
 use super::log::{Message, Script, Step, minimise, shuffled};
 use super::random::Random;
-use super::restart::run_restarted;
+use super::restart::{Wanted, run_restarted};
 
 /// The log up to the end of an epoch.
 #[derive(Clone, Debug)]
@@ -24,7 +25,8 @@ pub(crate) struct Prefix {
 }
 
 /// Runs a script and compares, at the end of every epoch and for every operator, the rows that are
-/// out with the expected ones of the prefix.
+/// out with the expected ones of the prefix. Some of the scripts run once more where rows may wait
+/// until they are final, and then those that are must be out.
 pub(crate) fn check(
     deployment: &Arc<Deployment>,
     workers: usize,
@@ -32,7 +34,33 @@ pub(crate) fn check(
     is_dead: &dyn Fn(&Event) -> bool,
     expected: &mut dyn FnMut(&Prefix) -> Vec<ExpectedRows>,
 ) -> Result<(), String> {
-    let outcomes = run_restarted(deployment, workers, script)?;
+    let mut all = Vec::new();
+    let expected = &mut |prefix: &Prefix| {
+        let rows = expected(prefix);
+        all.push(rows.clone());
+        rows
+    };
+    check_wanted(deployment, workers, script, is_dead, Wanted::Changes, expected)?;
+    let has_final =
+        |node: &OperatorNode| matches!(node.planned.schema.finality, Finality::At { .. });
+    if !deployment.operators.iter().any(has_final) || !script.steps.len().is_multiple_of(3) {
+        return Ok(());
+    }
+    let mut again = all.into_iter();
+    let expected = &mut |_: &Prefix| again.next().unwrap_or_default();
+    check_wanted(deployment, workers, script, is_dead, Wanted::Final, expected)
+        .map_err(|error| format!("with final rows only: {error}"))
+}
+
+fn check_wanted(
+    deployment: &Arc<Deployment>,
+    workers: usize,
+    script: &Script,
+    is_dead: &dyn Fn(&Event) -> bool,
+    wanted: Wanted,
+    expected: &mut dyn FnMut(&Prefix) -> Vec<ExpectedRows>,
+) -> Result<(), String> {
+    let outcomes = run_restarted(deployment, workers, script, wanted)?;
     let mut judge = Judge::new(&lateness_us(deployment));
     let mut prefix = Prefix { events: Vec::new(), watermark_us: NO_WATERMARK };
     let mut out = vec![Accumulated::default(); deployment.operators.len()];
@@ -53,14 +81,21 @@ pub(crate) fn check(
         let is_final = script.is_final && epoch + 1 == outcomes.len();
         prefix.watermark_us =
             if is_final { FINAL_WATERMARK } else { judge.watermark_us().unwrap_or(NO_WATERMARK) };
-        let wanted = (prefix.events.len() - accepted_before, late, dead);
-        counts(outcome, wanted).map_err(|error| format!("epoch {epoch}: {error}"))?;
+        let counted = (prefix.events.len() - accepted_before, late, dead);
+        counts(outcome, counted).map_err(|error| format!("epoch {epoch}: {error}"))?;
         let expected = expected(&prefix);
         for (index, node) in deployment.operators.iter().enumerate() {
             out[index].apply(&outcome.changes[index]);
-            out[index]
-                .compare(&node.planned.schema, &expected[index])
-                .map_err(|error| format!("epoch {epoch}, `{}`: {error}", node.name))?;
+            let schema = &node.planned.schema;
+            let compared = match wanted {
+                Wanted::Changes => out[index].compare(schema, &expected[index]),
+                Wanted::Final => {
+                    let sources_us = vec![prefix.watermark_us; deployment.sources.len()];
+                    let final_us = deployment.watermark(InputRef::Operator(index)).of(&sources_us);
+                    out[index].compare_final(schema, &expected[index], final_us)
+                }
+            };
+            compared.map_err(|error| format!("epoch {epoch}, `{}`: {error}", node.name))?;
         }
     }
     Ok(())

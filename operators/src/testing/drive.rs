@@ -152,6 +152,8 @@ pub(crate) struct Stretch {
     pub(crate) restore: Option<Arc<dyn SavedState>>,
     /// The epochs after which state is saved, with the key groups that are saved whole.
     pub(crate) saves: BTreeMap<usize, Range<KeyGroup>>,
+    /// True if rows are wanted only when they are final, of all operators that feed no other.
+    pub(crate) only_final: bool,
 }
 
 struct EpochPlan {
@@ -335,7 +337,7 @@ impl WorkerRun {
                 Arc::new(move |raw| plan.decode(raw).batch)
             });
             let decoders: Decoders = decoders.collect();
-            for node in &deployment.operators {
+            for (index, node) in deployment.operators.iter().enumerate() {
                 let input = |input: &InputRef| match *input {
                     InputRef::Source(index) => Input::Events(streams[index].clone()),
                     InputRef::Operator(index) => outputs[index].clone(),
@@ -350,6 +352,7 @@ impl WorkerRun {
                     fingerprint: node.fingerprint,
                     keeper: keeper.clone(),
                     decoders: Rc::clone(&decoders),
+                    only_final: stretch.only_final && !deployment.feeds_operator(index),
                 };
                 let inputs = node.inputs.iter().map(input).collect();
                 let operator = &node.planned.operator;

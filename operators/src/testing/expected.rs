@@ -92,6 +92,22 @@ impl Accumulated {
         }
     }
 
+    /// Compares the rows that are final with those that should be. Of the others nothing is asked.
+    pub(crate) fn compare_final(
+        &self,
+        schema: &Schema,
+        expected: &ExpectedRows,
+        watermark_us: i64,
+    ) -> Result<(), String> {
+        let is_final = |row: &Row| schema.finality.of(row).is_none_or(|at| at <= watermark_us);
+        let wanted = |cells: &[Expected]| -> Row { cells.iter().map(Expected::value).collect() };
+        let expected = expected.iter().filter(|(_, cells)| is_final(&wanted(cells)));
+        let expected = expected.map(|(key, cells)| (key.clone(), cells.clone())).collect();
+        let found = self.0.iter().filter(|(row, _)| is_final(row));
+        let found = found.map(|(row, diff)| (row.clone(), *diff)).collect();
+        Self(found).compare(schema, &expected)
+    }
+
     /// Compares what is out with what should be.
     pub(crate) fn compare(&self, schema: &Schema, expected: &ExpectedRows) -> Result<(), String> {
         let mut found: BTreeMap<Vec<Value>, Row> = BTreeMap::new();

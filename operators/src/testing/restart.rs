@@ -18,6 +18,15 @@ struct Segment {
     items: HashMap<(String, KeyGroup), Vec<Vec<u8>>>,
 }
 
+/// Which rows a run brings out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Every change.
+    Changes,
+    /// Those that are final; others as well in some of the stretches.
+    Final,
+}
+
 /// Saved state in memory, put together as a checkpoint is.
 struct Chain(Vec<Segment>);
 
@@ -41,6 +50,7 @@ pub(crate) fn run_restarted(
     deployment: &Arc<Deployment>,
     workers: usize,
     script: &Script,
+    wanted: Wanted,
 ) -> Result<Vec<EpochOutcome>, String> {
     let epochs = script.steps.iter().filter(|step| matches!(step, Step::Epoch)).count();
     // Decided by the script, so that a shorter one that fails is the same test.
@@ -50,6 +60,7 @@ pub(crate) fn run_restarted(
     let mut stretch = Stretch::default();
     for round in 0..=restarts {
         stretch.saves = saves(&mut random, stretch.first, epochs);
+        stretch.only_final = wanted == Wanted::Final && random.once_in(2);
         let workers = if round == 0 { workers } else { 1 + random.below(4) };
         let run = run_stretch(deployment, workers, script, &stretch)?;
         let kept: Vec<usize> = run.saved.keys().copied().collect();

@@ -271,6 +271,9 @@ pub struct RenderContext {
     pub keeper: Keeper,
     /// Decodes messages of a source again, by the source's index: for an operator that keeps events.
     pub decoders: Decoders,
+    /// True if nobody wants its rows before they are final: it may keep each until then. The state
+    /// that it goes on from may be of a deployment where somebody did, and the other way round.
+    pub only_final: bool,
 }
 
 /// Makes events of messages that were events before; as many of them, and none is late.

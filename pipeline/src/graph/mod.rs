@@ -228,6 +228,17 @@ impl Deployment {
         }
     }
 
+    /// True if another operator reads an operator's rows.
+    pub fn feeds_operator(&self, operator: usize) -> bool {
+        let input = InputRef::Operator(operator);
+        self.operators.iter().any(|node| node.inputs.contains(&input))
+    }
+
+    /// True if nobody wants an operator's rows before they are final.
+    pub fn wants_only_final(&self, operator: usize) -> bool {
+        !self.feeds_operator(operator) && !self.emits_changes(InputRef::Operator(operator))
+    }
+
     /// True if a sink writes changes of this input as they happen.
     pub fn emits_changes(&self, input: InputRef) -> bool {
         self.sinks

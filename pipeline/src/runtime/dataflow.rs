@@ -158,7 +158,7 @@ impl Graph {
             let sources = deployment.sources.iter();
             let decoders: Decoders = sources.map(|source| decoder(&source.decode)).collect();
             let mut states = Vec::new();
-            for node in &deployment.operators {
+            for (index, node) in deployment.operators.iter().enumerate() {
                 let inputs = node.inputs.iter().map(|input| edges.input(*input)).collect();
                 let state = StateGauge::default();
                 let context = RenderContext {
@@ -169,6 +169,7 @@ impl Graph {
                     fingerprint: node.fingerprint,
                     keeper: keeper.clone(),
                     decoders: Rc::clone(&decoders),
+                    only_final: deployment.wants_only_final(index),
                 };
                 let operator = &node.planned.operator;
                 edges.outputs.push(match node.gives_events {

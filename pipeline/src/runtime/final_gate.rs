@@ -93,10 +93,17 @@ impl FinalGate {
 
 impl Fold<Row, Row> for FinalGate {
     fn epoch(&mut self, epoch: Epoch, updates: Vec<(Row, isize)>, output: &mut Vec<(Row, isize)>) {
-        for (row, diff) in updates {
-            self.change(row, diff);
-        }
         let watermark_us = self.clock.after(epoch, &self.watermark);
+        // Where nothing is taken back and nothing else is due, what comes final need not be held.
+        let is_due = self.held.first_key_value().is_some_and(|(at, _)| *at <= watermark_us);
+        let passes = !is_due && updates.iter().all(|(_, diff)| *diff > 0);
+        for (row, diff) in updates {
+            if passes && final_at(self.finality, &row) <= watermark_us {
+                output.push((row, diff));
+            } else {
+                self.change(row, diff);
+            }
+        }
         while let Some(first) = self.held.first_entry()
             && *first.key() <= watermark_us
         {

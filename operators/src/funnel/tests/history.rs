@@ -59,6 +59,7 @@ fn run(order: Order, events: &[UserEvent]) -> Duration {
         fingerprint: 0,
         keeper: Keeper::default(),
         decoders: Vec::new().into(),
+        only_final: false,
     };
     let mut users = UserChains::new(plan(order), &context);
     let epochs: Vec<Vec<(UserEvent, isize)>> = events

@@ -73,6 +73,7 @@ fn run(rows: &[SideRow]) -> (Duration, usize) {
         fingerprint: 0,
         keeper: Keeper::default(),
         decoders: Vec::new().into(),
+        only_final: false,
     };
     let mut state = JoinState::new(Arc::new(plan()), &context, &context.part("rows"));
     let (mut output, mut pairs) = (Vec::new(), 0);

@@ -9,16 +9,18 @@
 use std::io::Write;
 use std::ops::Range;
 
+use zstd::bulk::Compressor;
+
 use crate::contract::state::{KEY_GROUPS, KeyGroup};
 
 const MAGIC: [u8; 4] = *b"wwst";
 
 /// How frames and the items of operators in them are written; a reader refuses any other. Whoever
 /// changes what an operator saves counts this up.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// Fast rather than small: most of a checkpoint is read never, and the rest once.
-const COMPRESSION_LEVEL: i32 = 1;
+const COMPRESSION_LEVEL: i32 = -3;
 
 /// What is before the name.
 const HEAD_BYTES: usize = 4 + 2 + 2 + 16 + 2;
@@ -46,16 +48,22 @@ impl Damage {
     }
 }
 
+/// What compresses the items of frames, one frame after another.
+pub(super) fn compressor() -> std::io::Result<Compressor<'static>> {
+    Compressor::new(COMPRESSION_LEVEL)
+}
+
 /// Appends a frame to a segment.
 pub(super) fn write(
     segment: &mut Vec<u8>,
+    compressor: &mut Compressor<'_>,
     name: &str,
     fingerprint: u128,
     group: KeyGroup,
     items: &[u8],
 ) -> std::io::Result<()> {
     let too_long = |_| std::io::Error::other(format!("the state of `{name}` is too large"));
-    let compressed = zstd::bulk::compress(items, COMPRESSION_LEVEL)?;
+    let compressed = compressor.compress(items)?;
     let start = segment.len();
     segment.write_all(&MAGIC)?;
     segment.write_all(&VERSION.to_le_bytes())?;
@@ -143,11 +151,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn segment() -> Vec<u8> {
-        let mut segment = Vec::new();
+        let (mut segment, mut compressor) = (Vec::new(), compressor().unwrap());
         for group in [0, 7, 1023] {
             let items: Vec<u8> =
                 (0..200_u32).map(|byte| (byte * u32::from(group | 3) / 5) as u8).collect();
-            write(&mut segment, "volume.windows", 1 << 100, group, &items).unwrap();
+            write(&mut segment, &mut compressor, "volume.windows", 1 << 100, group, &items)
+                .unwrap();
         }
         segment
     }

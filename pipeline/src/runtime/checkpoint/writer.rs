@@ -127,10 +127,11 @@ impl Written {
         snapshot: Snapshot,
     ) -> io::Result<()> {
         let Snapshot { record, largest_us, origin, whole, parts } = snapshot;
-        let mut bytes = Vec::new();
+        let (mut bytes, mut compressor) = (Vec::new(), frame::compressor()?);
         for part in parts {
             for (group, items) in part.groups {
-                frame::write(&mut bytes, &part.name, part.fingerprint, group, &items)?;
+                let (name, fingerprint) = (&part.name, part.fingerprint);
+                frame::write(&mut bytes, &mut compressor, name, fingerprint, group, &items)?;
             }
         }
         let EpochRecord { epoch, generation, .. } = record;

@@ -65,7 +65,7 @@ async fn files_of(settings: &str, changes: Changes) -> BTreeMap<String, Vec<u8>>
 
 #[tokio::test]
 async fn events_make_the_files_that_their_rows_make() {
-    for settings in ["", "partition = [\"date\", \"event_type\"]", "roll_rows = 7"] {
+    for settings in ["", "partition = [\"date\", \"event_type\"]", "roll = { rows = 7 }"] {
         let events = events();
         let rows: Vec<Row> = events.rows().collect();
         assert_eq!(rows.len(), 60);

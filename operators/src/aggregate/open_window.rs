@@ -112,7 +112,7 @@ impl OpenWindow {
         for index in std::mem::take(&mut self.touched) {
             let group = &mut self.groups[index as usize];
             group.is_touched = false;
-            output.extend(group.emitted.take().map(|old| (old, -1)));
+            change_row(group.emitted.take(), None, output);
         }
     }
 
@@ -129,8 +129,7 @@ impl OpenWindow {
         for group in &mut self.groups {
             let row = group.current(plan, granularity, self.window, None);
             if row != group.emitted {
-                output.extend(group.emitted.take().map(|old| (old, -1)));
-                output.extend(row.map(|row| (row, 1)));
+                change_row(group.emitted.take(), row, output);
             }
         }
     }
@@ -163,10 +162,7 @@ impl OpenWindow {
             if row == group.emitted {
                 continue;
             }
-            if let Some(old) = std::mem::replace(&mut group.emitted, row.clone()) {
-                output.push((old, -1));
-            }
-            output.extend(row.map(|row| (row, 1)));
+            change_row(std::mem::replace(&mut group.emitted, row.clone()), row, output);
             if !plan.compared.is_empty() {
                 changed.push(index);
             }
@@ -221,6 +217,12 @@ impl OpenWindow {
             }
         }
     }
+}
+
+/// Takes back the row that is out, and brings out the new one.
+fn change_row(old: Option<Row>, new: Option<Row>, output: &mut Vec<(Row, isize)>) {
+    output.extend(old.map(|row| (row, -1)));
+    output.extend(new.map(|row| (row, 1)));
 }
 
 impl Group {

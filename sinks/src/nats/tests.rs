@@ -408,7 +408,7 @@ async fn streams_without_batches_are_at_least_once_and_say_so() {
     writer.open(1).await.unwrap();
     let first = many(1, 1_500);
     writer.commit(&first).await.unwrap();
-    results.cut_off(None, &first).await;
+    results.cut_off(None, &first, (0, 1)).await;
     let mut next = sink(&server);
     assert_eq!(next.open(2).await.unwrap().progress, None);
     // A commit made again within the stream's window of duplicates is recognised, row by row.

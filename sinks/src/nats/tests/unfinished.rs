@@ -3,11 +3,16 @@
 use super::*;
 
 impl Results {
-    /// Sets the progress back to where it stood before a commit, as if the process had died behind the
-    /// commit's rows.
-    pub(super) async fn cut_off(&self, before: Option<Progress>, commit: &Commit) {
+    /// Sets the progress back to where it stood before a commit, as if the process had died behind so
+    /// many of the commit's steps.
+    pub(super) async fn cut_off(
+        &self,
+        before: Option<Progress>,
+        commit: &Commit,
+        (chunk, chunks): (usize, usize),
+    ) {
         let message = json!({
-            "generation": 1, "progress": before, "chunk": 0, "chunks": 1,
+            "generation": 1, "progress": before, "chunk": chunk, "chunks": chunks,
             "unfinished": [commit.progress.record],
         });
         let subject = "waterwheel.progress.trading.results".to_owned();
@@ -66,12 +71,7 @@ async fn it_is_known_until_a_commit_has_come_there() {
     writer.commit(&many(10, 1)).await.unwrap();
     // The first step of three of a commit up to 20, after which the process died.
     let record = many(20, 0).progress.record;
-    let message = json!({
-        "generation": 1, "progress": many(10, 0).progress, "chunk": 1, "chunks": 3,
-        "unfinished": [record],
-    });
-    let subject = "waterwheel.progress.trading.results".to_owned();
-    results.client.request(subject, message.to_string().into()).await.unwrap();
+    results.cut_off(Some(many(10, 0).progress), &many(20, 0), (1, 3)).await;
 
     let mut next = sink(&server);
     let claim = next.open(2).await.unwrap();
@@ -97,7 +97,7 @@ async fn without_batches_the_second_half_of_a_repetition_wins() {
     writer.commit(&commit(10, &[("A", 1)], &[])).await.unwrap();
     writer.commit(&commit(20, &[("A", 3)], &[])).await.unwrap();
     let before = Some(commit(10, &[], &[]).progress);
-    results.cut_off(before, &commit(20, &[], &[])).await;
+    results.cut_off(before, &commit(20, &[], &[]), (0, 1)).await;
     let mut next = sink(&server);
     next.open(2).await.unwrap();
     next.commit(&commit(15, &[("A", 2)], &[])).await.unwrap();

@@ -17,6 +17,7 @@
 //! cannot be read twice, so a run over it starts from nothing or not at all.
 
 mod lines;
+mod part;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -28,12 +29,13 @@ use async_trait::async_trait;
 use glob::{MatchOptions, Pattern};
 use tokio::sync::{mpsc, oneshot};
 use waterwheel_config::section::Section;
-use waterwheel_pipeline::contract::batch::{BatchBuilder, RawBatch};
+use waterwheel_pipeline::contract::batch::RawBatch;
 use waterwheel_pipeline::contract::fault::Fault;
 use waterwheel_pipeline::contract::position::{Position, fingerprint};
 use waterwheel_pipeline::contract::source::{Next, Source, SourceKind, SourceSpec, Until};
 
-use lines::{Lines, Step};
+use lines::Step;
+use part::{OpenPart, Part};
 
 /// The kind `file`.
 pub const KIND: SourceKind = SourceKind {
@@ -302,71 +304,6 @@ fn read_log(
     }
 }
 
-enum Part {
-    File(FoundFile),
-    Reader(Arc<str>, Reader),
-}
-
-impl Part {
-    fn name(&self) -> &Arc<str> {
-        match self {
-            Self::File(file) => &file.name,
-            Self::Reader(name, _) => name,
-        }
-    }
-
-    fn open(self) -> Result<OpenPart, Fault> {
-        let (name, reader, waits): (_, Reader, _) = match self {
-            Self::Reader(name, reader) => (name, reader, true),
-            Self::File(FoundFile { name, path, size_bytes }) => {
-                let file = File::open(&path).map_err(|error| fault(&path, "open", &error))?;
-                match size_bytes {
-                    Some(size_bytes) => (name, Box::new(file.take(size_bytes)), false),
-                    None => (name, Box::new(file), true),
-                }
-            }
-        };
-        let builder = BatchBuilder::new(name.clone(), 0);
-        Ok(OpenPart { name, lines: Lines::new(reader), waits, line: 0, builder })
-    }
-}
-
-/// The part of the log that is being read.
-struct OpenPart {
-    name: Arc<str>,
-    lines: Lines<Reader>,
-    /// True where reading may wait for somebody to write: what is at hand is handed on before.
-    waits: bool,
-    /// The number of the last line read.
-    line: u64,
-    builder: BatchBuilder,
-}
-
-impl OpenPart {
-    fn step(&mut self) -> Result<Step, Fault> {
-        let may_read = !self.waits || self.builder.is_empty();
-        let step = self.lines.step(may_read);
-        let step = step.map_err(|error| fault(Path::new(&*self.name), "read", &error))?;
-        if let Step::Line(_) = step {
-            self.line += 1;
-        }
-        Ok(step)
-    }
-}
-
-/// The message in a line: without `\r`, without a byte order mark in front of the first one; `None`
-/// for a blank line.
-fn message(line: &[u8], number: u64) -> Option<&[u8]> {
-    let line = match number {
-        1 => line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line),
-        _ => line,
-    };
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    // Almost every line begins with a brace: the rest is looked at only where one does not.
-    let blank = line.first() != Some(&b'{') && line.trim_ascii().is_empty();
-    (!blank).then_some(line)
-}
-
 /// All files as one log; the ordinal of a message counts the lines of all of them.
 struct Log {
     parts: VecDeque<Part>,
@@ -405,18 +342,26 @@ impl Log {
         };
         let mut ordinal = 0;
         while let Some(part) = self.part()? {
-            let Step::Line(line) = part.step()? else {
-                self.current = None;
-                if given_up() {
-                    break;
+            let line = match part.step()? {
+                Step::Line(line) => line,
+                Step::Full => {
+                    part.lines.take();
+                    continue;
                 }
-                continue;
+                Step::Wait | Step::End => {
+                    self.current = None;
+                    if given_up() {
+                        break;
+                    }
+                    continue;
+                }
             };
             ordinal += 1;
             if ordinal < resume.ordinal {
                 continue;
             }
-            let payload = message(part.lines.bytes(&line), part.line).unwrap_or_default();
+            let payload = part.payload(line).unwrap_or_default();
+            let payload = part.lines.bytes(&payload);
             let same_place = *part.name == *resume.stream && resume.created == 0;
             if !same_place || ![0, fingerprint(None, payload)].contains(&resume.fingerprint) {
                 let found = format!("line {} of `{}` lies there", part.line, part.name);
@@ -438,20 +383,17 @@ impl Log {
             let ended = loop {
                 match part.step()? {
                     Step::End => break true,
-                    Step::Wait => break false,
+                    Step::Wait | Step::Full => break false,
                     Step::Line(line) => {
                         ordinal += 1;
-                        let name = part.name.as_bytes();
-                        if let Some(payload) = message(part.lines.bytes(&line), part.line) {
-                            part.builder.push(ordinal, part.line, None, name, b"", payload);
-                        }
-                        if part.builder.is_full() {
+                        part.push(ordinal, line);
+                        if part.is_full() {
                             break false;
                         }
                     }
                 }
             };
-            let batch = (!part.builder.is_empty()).then(|| part.builder.finish(None));
+            let batch = part.batch();
             self.ordinal = ordinal;
             if ended {
                 self.current = None;

@@ -14,6 +14,7 @@ mod sources;
 mod start;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod verify;
 
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ use self::idle::Holder;
 use self::saves::Saves;
 use self::sources::{SourceState, next_message};
 pub(super) use self::start::Start;
+use self::turns::Turns;
 use super::checkpoint::FromWriter;
 use super::cuts::Cuts;
 use super::dataflow::WorkerHandle;
@@ -51,9 +53,6 @@ const EPOCH_MESSAGES_MAX: usize = 32 * 1024;
 
 /// Sealed and flowing epochs: one flows while the next is decoded.
 const EPOCHS_UNDER_WAY_MAX: usize = 3;
-
-/// Batches that wait for each worker: enough that it never waits, few enough to bound memory.
-const UNDECODED_MAX: usize = 4;
 
 /// Deliveries that an outlet has not taken yet.
 pub(super) const DELIVERIES_MAX: usize = 4;
@@ -89,7 +88,7 @@ pub(super) struct Coordinator {
     /// By source: what will never be read again.
     released: Vec<watch::Sender<Option<Position>>>,
     workers: Vec<WorkerHandle>,
-    next_worker: usize,
+    turns: Turns,
     from_workers: mpsc::Receiver<FromWorker>,
     outlets: Vec<OutletHandle>,
     from_outlets: mpsc::Receiver<FromOutlet>,
@@ -183,12 +182,8 @@ impl Coordinator {
     fn accepts(&self) -> bool {
         self.stopping.is_none()
             && self.sealed.len() + self.flowing.len() < EPOCHS_UNDER_WAY_MAX
-            && self.undecoded() < UNDECODED_MAX * self.workers.len()
+            && !self.turns.is_full()
             && self.outlets.iter().all(|outlet| outlet.outstanding < DELIVERIES_MAX)
-    }
-
-    fn undecoded(&self) -> usize {
-        self.sources.iter().map(|state| state.undecoded).sum()
     }
 
     fn is_empty(&self) -> bool {
@@ -290,8 +285,7 @@ impl Coordinator {
         }
         let id = self.next_batch;
         self.next_batch += 1;
-        let worker = self.next_worker;
-        self.next_worker = (worker + 1) % self.workers.len();
+        let worker = self.turns.next();
         let batch = Batch { id, source, worker, after, moved_us, timestamp_max_us: None };
         self.open.add(batch, raw.messages.len());
         self.workers[worker].send(ToWorker::Batch { id, source: source as u16, raw })
@@ -349,8 +343,9 @@ impl Coordinator {
 
     fn decoded(&mut self, id: BatchId, timestamp_max_us: Option<i64>) {
         for epoch in self.sealed.iter_mut().chain([&mut self.open]) {
-            if let Some(source) = epoch.decoded(id, timestamp_max_us) {
-                let state = &mut self.sources[source];
+            if let Some(batch) = epoch.decoded(id, timestamp_max_us) {
+                self.turns.decoded(batch.worker);
+                let state = &mut self.sources[batch.source];
                 state.read_us = state.read_us.max(timestamp_max_us);
                 state.undecoded -= 1;
                 return;

@@ -78,13 +78,13 @@ impl OpenEpoch {
         self.batches.push(batch);
     }
 
-    /// Notes that a batch is decoded, and of which source it is; `None` if it is none of this epoch's.
-    pub(super) fn decoded(&mut self, id: BatchId, timestamp_max_us: Option<i64>) -> Option<usize> {
+    /// Notes that a batch is decoded, and which it is; `None` if it is none of this epoch's.
+    pub(super) fn decoded(&mut self, id: BatchId, timestamp_max_us: Option<i64>) -> Option<&Batch> {
         // Batches are numbered in order, so they are sorted here.
         let index = self.batches.binary_search_by_key(&id, |batch| batch.id).ok()?;
         let batch = &mut self.batches[index];
         batch.timestamp_max_us = Some(timestamp_max_us);
-        Some(batch.source)
+        Some(batch)
     }
 
     /// True once every batch is decoded and judged.

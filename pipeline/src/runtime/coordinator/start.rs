@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::epochs::OpenEpoch;
 use super::saves::Saves;
 use super::sources::SourceState;
+use super::turns::Turns;
 use super::{Coordinator, OutletHandle};
 use crate::contract::epoch::{Epoch, EpochRecord, Generation, Progress};
 use crate::contract::position::{Position, Positions};
@@ -106,8 +107,8 @@ impl Coordinator {
             sources,
             intakes: start.intakes,
             released: start.released,
+            turns: Turns::new(start.workers.len()),
             workers: start.workers,
-            next_worker: 0,
             from_workers: start.from_workers,
             outlets: start.outlets,
             from_outlets: start.from_outlets,

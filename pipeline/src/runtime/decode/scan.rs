@@ -40,8 +40,18 @@ impl Default for PathTrie {
 
 #[derive(Clone, Debug, Default)]
 struct Node {
-    children: Vec<(Box<[u8]>, usize)>,
+    children: Vec<Child>,
     slots: Vec<usize>,
+    /// The slots of all nodes below.
+    below: Vec<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Child {
+    name: Box<[u8]>,
+    /// The name's [`head`]: one comparison tells most names apart, and short ones wholly.
+    head: u64,
+    node: usize,
 }
 
 impl PathTrie {
@@ -49,33 +59,45 @@ impl PathTrie {
     pub fn insert(&mut self, path: &[String], slot: usize) {
         let mut at = 0;
         for name in path {
-            let found = self.nodes[at].children.iter().find(|(key, _)| **key == *name.as_bytes());
-            at = match found {
-                Some((_, child)) => *child,
+            self.nodes[at].below.push(slot);
+            let name = name.as_bytes();
+            at = match self.child(at, name, name.len()) {
+                Some(child) => child,
                 None => {
                     self.nodes.push(Node::default());
-                    let child = self.nodes.len() - 1;
-                    self.nodes[at].children.push((name.as_bytes().into(), child));
-                    child
+                    let node = self.nodes.len() - 1;
+                    let head = head(name, name.len());
+                    self.nodes[at].children.push(Child { name: name.into(), head, node });
+                    node
                 }
             };
         }
         self.nodes[at].slots.push(slot);
     }
 
-    fn child(&self, node: usize, name: &[u8]) -> Option<usize> {
-        let children = &self.nodes[node].children;
-        children.iter().find(|(key, _)| **key == *name).map(|(_, child)| *child)
+    /// The child whose name these bytes begin with, up to a length.
+    #[inline]
+    fn child(&self, node: usize, bytes: &[u8], length: usize) -> Option<usize> {
+        let (head, rest) = (head(bytes, length), &bytes[length.min(HEAD_BYTES)..length]);
+        let is_it = |child: &&Child| {
+            child.head == head
+                && child.name.len() == length
+                && (rest.is_empty() || child.name[HEAD_BYTES..] == *rest)
+        };
+        self.nodes[node].children.iter().find(is_it).map(|child| child.node)
     }
+}
 
-    /// Of duplicate keys the last one counts: what an earlier one set below here is forgotten.
-    fn clear(&self, node: usize, slots: &mut [Slot]) {
-        for &slot in &self.nodes[node].slots {
-            slots[slot] = Slot::Null;
-        }
-        for (_, child) in &self.nodes[node].children {
-            self.clear(*child, slots);
-        }
+const HEAD_BYTES: usize = 8;
+
+/// The first eight bytes of a name of this length as a number; zeros follow a shorter name.
+#[inline]
+fn head(bytes: &[u8], length: usize) -> u64 {
+    let beyond = 8 * HEAD_BYTES.saturating_sub(length) as u32;
+    match bytes.first_chunk::<HEAD_BYTES>() {
+        // What stands behind the name is not its own.
+        Some(chunk) => u64::from_le_bytes(*chunk) & u64::MAX.checked_shr(beyond).unwrap_or(0),
+        None => bytes[..length].iter().rev().fold(0, |head, byte| head << 8 | u64::from(*byte)),
     }
 }
 
@@ -183,11 +205,12 @@ impl<'a> Scanner<'a> {
             return Ok(None);
         };
         if !escaped {
-            return Ok(self.trie.child(node, &self.bytes[start..end]));
+            return Ok(self.trie.child(node, &self.bytes[start..], end - start));
         }
         let before = self.scratch.len();
         unescape(&self.bytes[start..end], self.scratch);
-        let child = self.trie.child(node, &self.scratch.as_bytes()[before..]);
+        let name = &self.scratch.as_bytes()[before..];
+        let child = self.trie.child(node, name, name.len());
         self.scratch.truncate(before);
         Ok(child)
     }
@@ -200,7 +223,10 @@ impl<'a> Scanner<'a> {
     ) -> Result<(), ScanError> {
         let start = self.at;
         if let Some(node) = node {
-            self.trie.clear(node, slots);
+            // Of duplicate keys the last one counts: what an earlier one set below is forgotten.
+            for &slot in &self.trie.nodes[node].below {
+                slots[slot] = Slot::Null;
+            }
         }
         let value = match self.peek() {
             Some(b'"') => {
@@ -590,6 +616,17 @@ mod tests {
                 r#"{"b":"x","c":[1,{"b":2}]}"#,
             ]
         );
+    }
+
+    #[test]
+    fn names_that_begin_alike_are_told_apart() {
+        let names =
+            ["a", "ab", "abcdefg", "abcdefgh", "abcdefghi", "abcdefghj", "abcdefghijklmnopq"];
+        let members = names.iter().enumerate().map(|(value, name)| format!("\"{name}\":{value}"));
+        let text = format!("{{{},\"abc\":7,\"\":8}}", members.collect::<Vec<_>>().join(","));
+        assert_eq!(scan(&text, &names).unwrap(), ["0", "1", "2", "3", "4", "5", "6"]);
+        assert_eq!(scan(r#"{"a":5}"#, &["a", "b", "a\0"]).unwrap(), ["5", "null", "null"]);
+        assert_eq!(scan(r#"{"a\u0062":5}"#, &["ab"]).unwrap(), ["5"]);
     }
 
     #[test]

@@ -22,6 +22,9 @@ const BLOOM_FALSE_POSITIVES: f64 = 0.01;
 /// What DuckDB reads as one piece of work; it also bounds what an open file holds in memory.
 const ROW_GROUP_ROWS: usize = 122_880;
 const ROW_GROUP_BYTES: usize = 64 << 20;
+/// A dictionary that grows beyond this is given up: what hardly repeats is only hashed in vain. The
+/// words that events share need far less.
+const DICTIONARY_BYTES_MAX: usize = 64 << 10;
 /// Rows of a row group are read column by column; so many of them stay in the processor's cache.
 const CACHED_ROWS: usize = 256;
 
@@ -98,6 +101,7 @@ fn arrow_type(kind: ColumnType) -> DataType {
 fn properties(schema: &Schema, with_changes: bool) -> WriterProperties {
     let mut builder = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
     let own = schema.columns.iter().map(|column| (column.name.as_str(), column.kind));

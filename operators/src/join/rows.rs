@@ -88,6 +88,10 @@ impl TimedRows {
                         changed
                     }
                     Err(at) if rows.len() < FEW_MAX => {
+                        // Most keys have one row of each side: room for four is mostly empty.
+                        if rows.capacity() == 0 {
+                            rows.reserve_exact(1);
+                        }
                         rows.insert(at, (time_us, row, added));
                         Changed::Added
                     }

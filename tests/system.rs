@@ -8,6 +8,7 @@ mod agreement;
 mod bad_input;
 mod bucket;
 mod cases;
+mod changed_sinks;
 mod deployments;
 mod disk_full;
 mod events;

@@ -10,6 +10,7 @@ pub(crate) mod memory;
 pub(crate) mod operators;
 pub(crate) mod peers;
 mod pipeline;
+mod questions;
 pub(crate) mod stream;
 mod target;
 mod usage;

@@ -2,7 +2,6 @@
 //! from the same file. Every engine's rows are compared with waterwheel's before a time is printed.
 
 mod engines;
-mod questions;
 mod report;
 
 use std::fs::{self, File};
@@ -11,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use self::engines::Engine;
-use self::questions::Question;
 use super::events_file;
+use super::questions::Question;
 use super::usage::{Usage, measure};
 use crate::Outcome;
 use crate::process::{build, output, root};
@@ -21,6 +20,10 @@ use crate::tools;
 
 const DEFAULT_EVENTS: u64 = 5_000_000;
 const ROUNDS: usize = 3;
+
+/// One worker, since CPU time is what counts, and no checkpoints: the others keep nothing of what they
+/// compute either.
+const ENGINE: &str = "workers = 1";
 
 /// One engine on one question, in so many threads, over all rounds.
 struct Entry {
@@ -127,7 +130,7 @@ impl Bench {
 
     fn waterwheel(&self, question: Question, events: &Path, directory: &Path) -> Outcome<Command> {
         let deployment = directory.join("peers.toml");
-        fs::write(&deployment, question.deployment()?)?;
+        fs::write(&deployment, question.deployment(ENGINE)?)?;
         let mut command = Command::new(&self.program);
         command.arg("run").arg(deployment).env("FILE", events).env("LAKE", directory.join("lake"));
         Ok(command)

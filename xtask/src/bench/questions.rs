@@ -1,10 +1,7 @@
-//! What the engines are asked: each operator of benches/all.toml alone, from a file.
+//! Backfills of one operator each: those of benches/all.toml, from a file.
 
-use std::fs;
-
+use super::pipeline::{from_file, text_of};
 use crate::Outcome;
-use crate::bench::pipeline::from_file;
-use crate::process::root;
 
 /// One operator.
 #[derive(Clone, Copy, PartialEq)]
@@ -35,15 +32,14 @@ impl Question {
         }
     }
 
-    /// It alone, from a file to a lake, with one worker: CPU time is what counts.
-    pub(super) fn deployment(self) -> Outcome<String> {
-        let text = fs::read_to_string(root().join("benches/all.toml"))?;
-        alone(&from_file(&text)?, self.operator())
+    /// It alone, from a file to a lake, with these settings of the engine.
+    pub(super) fn deployment(self, engine: &str) -> Outcome<String> {
+        alone(&from_file(&text_of("all.toml")?)?, self.operator(), engine)
     }
 }
 
 /// The deployment with one of its operators, which is all that its sink takes.
-fn alone(deployment: &str, operator: &str) -> Outcome<String> {
+fn alone(deployment: &str, operator: &str, engine: &str) -> Outcome<String> {
     let mut text = String::new();
     for section in deployment.split("\n[") {
         let others = section.starts_with("operators.");
@@ -54,8 +50,7 @@ fn alone(deployment: &str, operator: &str) -> Outcome<String> {
         } else if text.is_empty() {
             text = section.to_owned();
         } else if section.starts_with("engine]") {
-            // The others keep nothing of what they compute either.
-            text.push_str("\n[engine]\nworkers = 1\n");
+            text.push_str(&format!("\n[engine]\n{engine}\n"));
         } else if !others || section.starts_with(&format!("operators.{operator}]")) {
             text.push_str(&format!("\n[{section}"));
         }
@@ -70,7 +65,7 @@ mod tests {
     #[test]
     fn each_operator_stands_alone() {
         for question in Question::ALL {
-            let text = question.deployment().unwrap();
+            let text = question.deployment("workers = 1").unwrap();
             let operators: Vec<&str> =
                 text.lines().filter(|line| line.starts_with("[operators.")).collect();
             assert_eq!(operators, [format!("[operators.{}]", question.operator())]);

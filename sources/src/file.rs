@@ -212,7 +212,7 @@ struct FileSource {
     ended: bool,
 }
 
-/// Enough to read while the dataflow works, and no more: each may be 4 MiB.
+/// Enough to read while the dataflow works, and no more: each takes memory (see `BATCH_BYTES_MAX`).
 const BATCHES_AHEAD: usize = 2;
 
 #[async_trait]

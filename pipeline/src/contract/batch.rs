@@ -128,7 +128,7 @@ impl BatchBuilder {
             self.buffer.reserve(self.likely.0);
             self.messages.reserve(self.likely.1);
         }
-        // Neighbours often have one subject, and the lines of a file always do.
+        // Neighbours often have one subject.
         let subject = match self.messages.last() {
             Some(last) if self.buffer.get(as_usize(&last.subject)) == Some(subject) => {
                 last.subject.clone()

@@ -62,6 +62,14 @@ impl Pipeline {
         format!("{problem}\n{log}").into()
     }
 
+    /// Fails where no checkpoint was completed: a time without one would not count.
+    pub(super) fn need_checkpoint(&self) -> Outcome<()> {
+        match self.checkpoints() {
+            0 => Err(self.told(&"no checkpoint was completed: take more events")),
+            _ => Ok(()),
+        }
+    }
+
     /// How many checkpoints were completed: each leaves a manifest, and the deployments keep them all.
     pub(super) fn checkpoints(&self) -> usize {
         let inside = |directory: &Path| -> Vec<PathBuf> {

@@ -56,9 +56,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<()> {
             let directory = scratch.path().join(format!("{name}-{workers}-{round}"));
             let mut pipeline = Pipeline::new(&program, directory, &text)?.with("FILE", &events);
             usages.push(pipeline.run(&mut scratch, &mut |_| {})?);
-            if pipeline.checkpoints() == 0 {
-                return Err(pipeline.told(&"no checkpoint was completed: take more events"));
-            }
+            pipeline.need_checkpoint()?;
             lakes.push(pipeline.lake());
         }
     }

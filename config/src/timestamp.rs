@@ -15,10 +15,35 @@ pub const LATEST_US: i64 = 253_402_300_799_999_999;
 /// assert_eq!(parse("30000-01-01T00:00:00Z"), None);
 /// ```
 pub fn parse(text: &str) -> Option<i64> {
-    let bytes = text.as_bytes();
-    if bytes.len() < 19 {
-        return None;
+    let (minute, rest) = text.as_bytes().split_first_chunk()?;
+    in_minute(minute_s(minute)?, rest)
+}
+
+/// Reads as [`parse`] does, one timestamp after another: those of neighbouring events mostly lie in
+/// the same minute, which is then not read again.
+#[derive(Debug, Default)]
+pub struct Minutes {
+    last: Option<(MinuteText, i64)>,
+}
+
+impl Minutes {
+    /// Reads the next one.
+    pub fn parse(&mut self, text: &str) -> Option<i64> {
+        let (minute, rest) = text.as_bytes().split_first_chunk()?;
+        let minute_s = match self.last {
+            Some((last, minute_s)) if last == *minute => minute_s,
+            _ => minute_s(minute)?,
+        };
+        self.last = Some((*minute, minute_s));
+        in_minute(minute_s, rest)
     }
+}
+
+/// `2026-01-01T00:00:`
+type MinuteText = [u8; 17];
+
+/// When a minute begins, in seconds; no offset is known yet.
+fn minute_s(bytes: &MinuteText) -> Option<i64> {
     let separator = |at: usize, allowed: &[u8]| allowed.contains(&bytes[at]);
     if !(separator(4, b"-")
         && separator(7, b"-")
@@ -32,18 +57,22 @@ pub fn parse(text: &str) -> Option<i64> {
     let month = number(&bytes[5..7])?;
     let day = number(&bytes[8..10])?;
     let (hour, minute) = (number(&bytes[11..13])?, number(&bytes[14..16])?);
-    let second = number(&bytes[17..19])?;
-    // Second 60 is a leap second; it counts as the first moment of the next minute.
-    if year < 1 || hour > 23 || minute > 59 || second > 60 || day < 1 {
+    if year < 1 || hour > 23 || minute > 59 || day < 1 {
         return None;
     }
     if !(1..=12).contains(&month) || day > days_in_month(year, month) {
         return None;
     }
-    let (fraction_us, rest) = fraction(&bytes[19..])?;
-    let offset_s = offset(rest)?;
-    let seconds =
-        days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset_s;
+    Some(days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60)
+}
+
+/// The rest of a timestamp: `00.017280Z`.
+fn in_minute(minute_s: i64, rest: &[u8]) -> Option<i64> {
+    let (second, rest) = rest.split_first_chunk::<2>()?;
+    // Second 60 is a leap second; it counts as the first moment of the next minute.
+    let second = number(second).filter(|second| *second <= 60)?;
+    let (fraction_us, rest) = fraction(rest)?;
+    let seconds = minute_s + second - offset(rest)?;
     in_range(seconds * 1_000_000 + fraction_us)
 }
 
@@ -83,13 +112,14 @@ fn fraction(bytes: &[u8]) -> Option<(i64, &[u8])> {
     let Some((b'.' | b',', digits)) = bytes.split_first() else {
         return Some((0, bytes));
     };
-    let length = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    if length == 0 {
-        return None;
+    let (mut micros, mut scale, mut length) = (0, 1_000_000, 0);
+    for digit in digits.iter().take_while(|byte| byte.is_ascii_digit()) {
+        // What is beyond the microsecond has no scale left.
+        scale /= 10;
+        micros += i64::from(digit - b'0') * scale;
+        length += 1;
     }
-    let kept = length.min(6);
-    let scale = [1_000_000, 100_000, 10_000, 1_000, 100, 10, 1][kept];
-    Some((number(&digits[..kept])? * scale, &digits[length..]))
+    (length > 0).then(|| (micros, &digits[length..]))
 }
 
 fn offset(bytes: &[u8]) -> Option<i64> {
@@ -140,6 +170,16 @@ mod tests {
             let shifted = time.with_timezone(&chrono::FixedOffset::east_opt(19_800).unwrap());
             if (1..=9999).contains(&chrono::Datelike::year(&shifted)) {
                 prop_assert_eq!(parse(&shifted.to_rfc3339()), Some(micros));
+            }
+        }
+
+        #[test]
+        fn what_came_before_changes_nothing(
+            texts in prop::collection::vec("20(26-0[12]|00-13)-0[1-3][Tt ]0[0-2]:0[01]:[0-9]{2}([.][0-9]{0,8})?Z?|\\PC{0,20}", 1..20),
+        ) {
+            let mut minutes = Minutes::default();
+            for text in texts {
+                prop_assert_eq!(minutes.parse(&text), parse(&text), "{}", text);
             }
         }
 

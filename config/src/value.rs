@@ -10,6 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// The static type of an output column (SPEC 2, "Column types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -100,8 +101,8 @@ pub enum Value {
     Double(Finite),
     /// `timestamptz`, in microseconds since the Unix epoch.
     Timestamp(i64),
-    /// `text`.
-    Text(Arc<str>),
+    /// `text`. Short ones lie in the value itself: most keys and names cost no allocation.
+    Text(SmolStr),
     /// `jsonb`, as JSON text.
     Json(Arc<str>),
 }
@@ -115,6 +116,15 @@ impl Value {
     /// Text, with U+0000 replaced by U+FFFD: no sink may choke on a row.
     pub fn text(text: &str) -> Self {
         Self::Text(without_nul(text).as_ref().into())
+    }
+
+    /// What is written in a text or in JSON.
+    pub fn written(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Json(text) => Some(text),
+            _ => None,
+        }
     }
 
     /// True for NULL.
@@ -251,6 +261,11 @@ fn push_display(out: &mut String, shown: impl fmt::Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_is_as_large_as_a_short_text() {
+        assert_eq!(size_of::<Value>(), size_of::<SmolStr>());
+    }
 
     #[test]
     fn doubles_are_spelled_canonically() {

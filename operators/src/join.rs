@@ -15,6 +15,7 @@
 //! bound and no others, and drops each when the watermark shows that nothing can match it any more
 //! ([`state`]).
 
+mod expiries;
 mod rows;
 mod settings;
 mod side;
@@ -82,6 +83,14 @@ impl Side {
         match self {
             Self::Left => Self::Right,
             Self::Right => Self::Left,
+        }
+    }
+
+    /// How the items of this side are read.
+    fn of(self, plan: &Plan) -> &SidePlan {
+        match self {
+            Self::Left => &plan.left,
+            Self::Right => &plan.right,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Keys of groups, users and matches: the values of a key as bytes, so that a lookup borrows and
 //! allocates nothing.
 
+use std::borrow::Cow;
+
 use waterwheel_config::expr::{Fields, Program, Val};
 use waterwheel_config::value::{ColumnType, Row, Value};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
@@ -55,11 +57,12 @@ fn write_value(value: &Val<'_>, kind: ColumnType, out: &mut Vec<u8>) {
         Value::Bigint(number) => fixed(3, number.cast_unsigned()),
         Value::Double(number) => fixed(4, number.get().to_bits()),
         Value::Timestamp(micros) => fixed(5, micros.cast_unsigned()),
-        Value::Json(text) | Value::Text(text) => {
+        Value::Json(text) => {
             fixed(6, text.len() as u64);
             out.extend_from_slice(text.as_bytes());
         }
-        Value::Null => out.push(0),
+        // Texts are columns of texts.
+        Value::Text(_) | Value::Null => out.push(0),
     }
 }
 
@@ -73,15 +76,15 @@ pub(crate) fn read_key(mut bytes: &[u8]) -> Vec<Value> {
     fn fixed(bytes: &mut &[u8]) -> u64 {
         u64::from_le_bytes(take(bytes, 8).try_into().unwrap_or_default())
     }
-    fn text(bytes: &mut &[u8], length: usize) -> std::sync::Arc<str> {
-        String::from_utf8_lossy(take(bytes, length)).into()
+    fn text<'a>(bytes: &mut &'a [u8], length: usize) -> Cow<'a, str> {
+        String::from_utf8_lossy(take(bytes, length))
     }
     let mut values = Vec::new();
     while let [tag] = take(&mut bytes, 1) {
         values.push(match tag {
             1 => {
                 let length = u32::from_le_bytes(take(&mut bytes, 4).try_into().unwrap_or_default());
-                Value::Text(text(&mut bytes, length as usize))
+                Value::Text(text(&mut bytes, length as usize).into())
             }
             2 => Value::Boolean(fixed(&mut bytes) != 0),
             3 => Value::Bigint(fixed(&mut bytes).cast_signed()),
@@ -89,7 +92,7 @@ pub(crate) fn read_key(mut bytes: &[u8]) -> Vec<Value> {
             5 => Value::Timestamp(fixed(&mut bytes).cast_signed()),
             6 => {
                 let length = fixed(&mut bytes) as usize;
-                Value::Json(text(&mut bytes, length))
+                Value::Json(text(&mut bytes, length).into())
             }
             _ => Value::Null,
         });

@@ -165,7 +165,8 @@ impl Spans for Sessions {
 }
 
 fn row(key: &[u8], session: &Session) -> Row {
-    let text = |text: &Option<Arc<str>>| text.clone().map_or(Value::Null, Value::Text);
+    let text =
+        |text: &Option<Arc<str>>| text.clone().map_or(Value::Null, |text| Value::Text(text.into()));
     let duration_us = session.end_us.saturating_sub(session.start_us);
     let mut values = key::read_key(key);
     values.extend([

@@ -21,7 +21,7 @@ pub use compile::{
 };
 pub use date::DatePart;
 pub use pattern::{LikeForm, Pattern};
-pub use program::{Fields, Program};
+pub use program::{Comparison, Constant, Fields, Program};
 pub use sqlparser::ast::Expr as Ast;
 pub use val::{Number, Val};
 

@@ -94,7 +94,7 @@ impl Totals {
                 };
                 let rate = |rate: Option<f64>| rate.map_or(Value::Null, Value::double);
                 let breakdown = plan.rules.has_breakdown.then(|| match &key.breakdown {
-                    Some(value) => Value::Text(value.clone()),
+                    Some(value) => Value::Text(value.clone().into()),
                     None => Value::Null,
                 });
                 let head = [Value::Timestamp(key.start), Value::Timestamp(key.end)];

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
 use waterwheel_config::value::Row;
 
 /// Up to this many rows a sorted list beats a tree, and takes a fraction of the space. Most keys of
@@ -23,7 +24,7 @@ pub(super) struct Counts {
 }
 
 /// What becomes of a row that changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Changed {
     /// It was not there before.
     Added,
@@ -31,21 +32,22 @@ pub(super) enum Changed {
     Kept,
     /// It is there no more.
     Removed {
-        /// True if a checkpoint holds it.
-        is_saved: bool,
+        /// The row, if a checkpoint holds it.
+        saved: Option<Row>,
     },
 }
 
 /// Rows by time, those of one time by their content.
 #[derive(Debug)]
 pub(super) enum TimedRows {
-    Few(Vec<(i64, Row, Counts)>),
+    /// Most keys have one row of each side, which lies with the key.
+    Few(SmallVec<[(i64, Row, Counts); 1]>),
     Many(BTreeMap<(i64, Row), Counts>),
 }
 
 impl Default for TimedRows {
     fn default() -> Self {
-        Self::Few(Vec::new())
+        Self::Few(SmallVec::new())
     }
 }
 
@@ -81,17 +83,14 @@ impl TimedRows {
                 };
                 match at {
                     Ok(at) => {
-                        let changed = rows[at].2.change(times);
-                        if matches!(changed, Changed::Removed { .. }) {
-                            rows.remove(at);
+                        rows[at].2.change(times);
+                        if rows[at].2.times != 0 {
+                            return Changed::Kept;
                         }
-                        changed
+                        let (_, row, counts) = rows.remove(at);
+                        Changed::Removed { saved: counts.is_saved.then_some(row) }
                     }
                     Err(at) if rows.len() < FEW_MAX => {
-                        // Most keys have one row of each side: room for four is mostly empty.
-                        if rows.capacity() == 0 {
-                            rows.reserve_exact(1);
-                        }
                         rows.insert(at, (time_us, row, added));
                         Changed::Added
                     }
@@ -109,11 +108,13 @@ impl TimedRows {
                     rows.insert(key, added);
                     return Changed::Added;
                 };
-                let changed = counts.change(times);
-                if matches!(changed, Changed::Removed { .. }) {
-                    rows.remove(&key);
+                counts.change(times);
+                let Counts { times, is_saved, .. } = *counts;
+                if times != 0 {
+                    return Changed::Kept;
                 }
-                changed
+                rows.remove(&key);
+                Changed::Removed { saved: is_saved.then_some(key.1) }
             }
         }
     }
@@ -193,12 +194,8 @@ impl TimedRows {
 }
 
 impl Counts {
-    fn change(&mut self, times: i64) -> Changed {
+    fn change(&mut self, times: i64) {
         self.times += times;
         self.is_unsaved = true;
-        match self.times {
-            0 => Changed::Removed { is_saved: self.is_saved },
-            _ => Changed::Kept,
-        }
     }
 }

@@ -10,7 +10,7 @@ use waterwheel_config::expr::{Fields, Program, Val};
 use waterwheel_config::value::{Row, Value};
 use waterwheel_pipeline::contract::clock::Clock;
 use waterwheel_pipeline::contract::epoch::Epoch;
-use waterwheel_pipeline::contract::event::{EventBatch, EventView};
+use waterwheel_pipeline::contract::event::EventBatch;
 use waterwheel_pipeline::contract::fold::{Fold, Update, every_epoch};
 use waterwheel_pipeline::contract::operator::{Input, RowView};
 use xxhash_rust::xxh3::xxh3_128;
@@ -53,7 +53,7 @@ pub(super) fn side_rows<'s>(
     side: Side,
     clock: &Clock,
 ) -> Stream<'s, Epoch, Vec<Update<SideRow>>> {
-    let keyed = Keyed { plan, side };
+    let keyed = Keyed { plan, side, own_key: String::new() };
     let clock = clock.clone();
     match input {
         Input::Events(events) => every_epoch(events, Pipeline, "JoinEvents", clock, keyed).inner,
@@ -64,24 +64,19 @@ pub(super) fn side_rows<'s>(
 struct Keyed {
     plan: Arc<Plan>,
     side: Side,
+    /// The key of the item at hand.
+    own_key: String,
 }
 
 impl Keyed {
-    fn side(&self) -> &SidePlan {
-        match self.side {
-            Side::Left => &self.plan.left,
-            Side::Right => &self.plan.right,
-        }
-    }
-
     fn add<F: Fields>(
-        &self,
+        &mut self,
         item: &F,
         times: isize,
-        key_text: impl FnOnce() -> String,
+        write_key: impl FnOnce(&SidePlan, &mut String),
         output: &mut Vec<(SideRow, isize)>,
     ) {
-        let side = self.side();
+        let side = self.side.of(&self.plan);
         if let Some(condition) = &side.condition
             && !condition.holds(item)
         {
@@ -95,14 +90,15 @@ impl Keyed {
         let Val::Timestamp(time_us) = item.get(side.time_slot) else {
             return;
         };
-        let own_key = key_text();
-        let key = identity.unwrap_or_else(|| lonely_key(self.side, &own_key));
+        self.own_key.clear();
+        write_key(side, &mut self.own_key);
+        let key = identity.unwrap_or_else(|| lonely_key(self.side, &self.own_key));
         let id = side.id_slot.map_or(Value::Null, |slot| {
             item.get(slot)
                 .canonical_text()
                 .map_or(Value::Null, |id| Value::Text(id.as_ref().into()))
         });
-        let head = [Value::Timestamp(time_us), Value::text(&own_key), id];
+        let head = [Value::Timestamp(time_us), Value::text(&self.own_key), id];
         let captured = side.captured.iter().map(|slot| owned(&item.get(*slot)));
         let row: Row = head.into_iter().chain(captured).collect();
         output.push((SideRow { key, side: self.side, time_us, row }, times));
@@ -147,7 +143,7 @@ impl Fold<Rc<EventBatch>, SideRow> for Keyed {
     ) {
         for (batch, _) in &batches {
             for event in batch.accepted() {
-                self.add(&event, 1, || EventView::key_text(&event), output);
+                self.add(&event, 1, |_, out| event.write_key(out), output);
             }
         }
     }
@@ -163,8 +159,10 @@ impl Fold<Row, SideRow> for Keyed {
         output: &mut Vec<(SideRow, isize)>,
     ) {
         for (row, times) in &rows {
-            let key_text = || row_key(row, &self.side().key_columns);
-            self.add(&RowView(row), *times, key_text, output);
+            let write_key = |side: &SidePlan, out: &mut String| {
+                out.push_str(&row_key(row, &side.key_columns));
+            };
+            self.add(&RowView(row), *times, write_key, output);
         }
     }
 }

@@ -4,8 +4,7 @@
 //! is dropped, and comes out alone if it never found one: nothing that could change that can come any
 //! more, so what came out without a partner is never taken back, over changing inputs too.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +15,7 @@ use waterwheel_pipeline::contract::fold::Fold;
 use waterwheel_pipeline::contract::operator::RenderContext;
 use waterwheel_pipeline::contract::state::{Saver, StatePart, key_group};
 
+use super::expiries::Expiries;
 use super::rows::{Changed, Counts, TimedRows};
 use super::side::SideRow;
 use super::{Plan, Side};
@@ -31,7 +31,7 @@ pub(super) struct JoinState {
     keys: HashMap<u128, KeyRows, Identities>,
     /// By the watermark at which something of a key expires. A key is in it about once, however many
     /// rows it has and however often they change.
-    expiries: BinaryHeap<Reverse<(i64, u128)>>,
+    expiries: Expiries,
     /// The keys with rows that changed since they were last saved.
     unsaved: Vec<u128>,
     /// Rows of the last checkpoint that were taken back since.
@@ -89,6 +89,7 @@ struct RestoredRow {
 
 impl JoinState {
     pub(super) fn new(plan: Arc<Plan>, context: &RenderContext, part: &StatePart) -> Self {
+        let kept_us = [Side::Left, Side::Right].map(|side| plan.bound.reach_us(side).1);
         Self {
             plan,
             clock: context.clock.clone(),
@@ -96,7 +97,7 @@ impl JoinState {
             gauge: context.state.clone(),
             is_kept: part.is_kept(),
             keys: HashMap::default(),
-            expiries: BinaryHeap::new(),
+            expiries: Expiries::new(kept_us[0].max(kept_us[1])),
             unsaved: Vec::new(),
             gone: Vec::new(),
             row_bytes: 0,
@@ -125,14 +126,12 @@ impl JoinState {
             }
         });
         let bytes = row_bytes(&row);
-        match own.change(time_us, row.clone(), times, partners) {
+        match own.change(time_us, row, times, partners) {
             Changed::Added => self.row_bytes += bytes,
             Changed::Kept => {}
-            Changed::Removed { is_saved } => {
+            Changed::Removed { saved } => {
                 self.row_bytes -= bytes;
-                if is_saved {
-                    self.gone.push(SideRow { key, side, time_us, row });
-                }
+                self.gone.extend(saved.map(|row| SideRow { key, side, time_us, row }));
             }
         }
         if self.is_kept && !is_dirty {
@@ -142,16 +141,13 @@ impl JoinState {
         let expires_us = plan.expires_us(side, time_us);
         if expires_us < rows.expires_us {
             rows.expires_us = expires_us;
-            self.expiries.push(Reverse((expires_us, key)));
+            self.expiries.push(expires_us, key);
         }
     }
 
     /// Drops what can match no more; what never did comes out alone.
     fn expire(&mut self, watermark_us: i64, output: &mut Vec<(Row, isize)>) {
-        while let Some(Reverse((expires_us, key))) = self.expiries.peek().copied()
-            && expires_us <= watermark_us
-        {
-            self.expiries.pop();
+        while let Some((expires_us, key)) = self.expiries.pop(watermark_us) {
             let Some(rows) = self.keys.get_mut(&key) else {
                 continue;
             };
@@ -177,7 +173,7 @@ impl JoinState {
             }
             match rows.expires_us {
                 i64::MAX => drop(self.keys.remove(&key)),
-                next_us => self.expiries.push(Reverse((next_us, key))),
+                next_us => self.expiries.push(next_us, key),
             }
         }
     }
@@ -191,10 +187,7 @@ impl JoinState {
 
 /// About what a row takes where it is kept.
 fn row_bytes(row: &Row) -> usize {
-    let text = |value: &Value| match value {
-        Value::Text(text) | Value::Json(text) => 16 + text.len(),
-        _ => 0,
-    };
+    let text = |value: &Value| value.written().map_or(0, |text| 16 + text.len());
     let values = row.values();
     size_of::<(i64, Row, Counts)>()
         + 16
@@ -262,7 +255,7 @@ impl Fold<SideRow, Row> for JoinState {
                 let next_us = first_us.map_or(i64::MAX, |first| plan.expires_us(side, first));
                 rows.expires_us = rows.expires_us.min(next_us);
             }
-            self.expiries.push(Reverse((rows.expires_us, *key)));
+            self.expiries.push(rows.expires_us, *key);
         }
     }
 }

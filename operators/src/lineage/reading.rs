@@ -82,7 +82,8 @@ impl InputPrograms {
             // What has no id is nobody's cause and has no row.
             id: text(&self.id)?,
             cause: text(&self.cause),
-            event_type: text(&self.event_type).map_or(Value::Null, Value::Text),
+            event_type: text(&self.event_type)
+                .map_or(Value::Null, |event_type| Value::Text(event_type.into())),
         })
     }
 }

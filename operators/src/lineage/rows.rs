@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use differential_dataflow::consolidation::consolidate;
 use waterwheel_config::value::{Row, Value};
@@ -20,10 +21,11 @@ pub(super) const TIMESTAMP: usize = 6;
 /// The row of an event whose way ends at a root.
 pub(super) fn row(event: &Facts, root: &Facts, depth: i64, is_orphan: bool) -> Row {
     let since_us = event.time_us.saturating_sub(root.time_us);
+    let text = |text: &Arc<str>| Value::Text(text.clone().into());
     let values = vec![
-        Value::Text(event.id.clone()),
-        Value::Text(root.id.clone()),
-        event.cause.clone().map_or(Value::Null, Value::Text),
+        text(&event.id),
+        text(&root.id),
+        event.cause.as_ref().map_or(Value::Null, text),
         Value::Bigint(depth),
         event.event_type.clone(),
         root.event_type.clone(),

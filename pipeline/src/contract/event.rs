@@ -187,21 +187,29 @@ impl EventBatch {
 
     /// The value of a slot.
     pub fn val(&self, slot: Slot) -> Val<'_> {
-        let scratch = |start: u32, end: u32| {
-            self.scratch.get(start as usize..end as usize).unwrap_or_default()
-        };
-        match slot {
-            Slot::Null => Val::Null,
-            Slot::Boolean(flag) => Val::Boolean(flag),
-            Slot::Integer(number) => Val::Integer(i128::from(number)),
-            Slot::Unsigned(number) => Val::Integer(i128::from(number)),
-            Slot::Float(number) => Val::Float(number),
-            Slot::Timestamp(micros) => Val::Timestamp(micros),
-            Slot::Text { start, end } => Val::text(self.text(start..end)),
-            Slot::Scratch { start, end } => Val::text(scratch(start, end)),
-            Slot::Json { start, end } => Val::Json(self.text(start..end)),
-            Slot::ScratchJson { start, end } => Val::Json(scratch(start, end)),
-            Slot::Stream => Val::text(&self.stream),
+        slot.val(&self.text, &self.scratch, &self.stream)
+    }
+}
+
+impl Slot {
+    /// The value, of an event whose texts lie in these.
+    #[inline]
+    pub fn val<'t>(self, text: &'t str, scratch: &'t str, stream: &'t str) -> Val<'t> {
+        fn part(text: &str, start: u32, end: u32) -> &str {
+            text.get(start as usize..end as usize).unwrap_or_default()
+        }
+        match self {
+            Self::Null => Val::Null,
+            Self::Boolean(flag) => Val::Boolean(flag),
+            Self::Integer(number) => Val::Integer(i128::from(number)),
+            Self::Unsigned(number) => Val::Integer(i128::from(number)),
+            Self::Float(number) => Val::Float(number),
+            Self::Timestamp(micros) => Val::Timestamp(micros),
+            Self::Text { start, end } => Val::text(part(text, start, end)),
+            Self::Scratch { start, end } => Val::text(part(scratch, start, end)),
+            Self::Json { start, end } => Val::Json(part(text, start, end)),
+            Self::ScratchJson { start, end } => Val::Json(part(scratch, start, end)),
+            Self::Stream => Val::text(stream),
         }
     }
 }
@@ -221,8 +229,17 @@ impl<'a> EventView<'a> {
 
     /// The event's key: `<stream>:<sequence>`.
     pub fn key_text(&self) -> String {
+        let mut key = String::new();
+        self.write_key(&mut key);
+        key
+    }
+
+    /// Appends the same.
+    pub fn write_key(&self, out: &mut String) {
         let sequence = self.message().map_or(0, |message| message.sequence);
-        format!("{}:{sequence}", self.batch.stream)
+        out.push_str(&self.batch.stream);
+        out.push(':');
+        out.push_str(itoa::Buffer::new().format(sequence));
     }
 
     /// The index of its source.
@@ -257,6 +274,23 @@ impl<'a> EventView<'a> {
 impl Fields for EventView<'_> {
     fn get(&self, slot: usize) -> Val<'_> {
         self.val(slot)
+    }
+
+    #[inline]
+    fn is_text(&self, slot: usize, text: &str) -> Option<bool> {
+        let EventBatch { stride, slots, text: written, .. } = self.batch;
+        if slot >= *stride {
+            return None;
+        }
+        match slots[self.index * stride + slot] {
+            // Most differ in length: then the text itself is not touched.
+            Slot::Text { start, end } => Some(
+                (end - start) as usize == text.len()
+                    && written.as_bytes().get(start as usize..end as usize)
+                        == Some(text.as_bytes()),
+            ),
+            _ => None,
+        }
     }
 }
 

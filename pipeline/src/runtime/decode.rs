@@ -6,23 +6,31 @@
 
 mod cloudevents;
 mod dead;
+mod draft;
 mod envelope;
+mod names;
 mod readable;
-pub mod scan;
+mod scan;
 pub mod schemas;
+mod trie;
 mod types;
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use waterwheel_config::expr::Fields;
+use waterwheel_config::timestamp::Minutes;
 use waterwheel_config::value::{ColumnType, Row, Value};
 
-use self::cloudevents::CloudEvents;
+use self::cloudevents::{CloudEvents, Modes};
 use self::dead::{DeadLetter, dead_row};
+use self::draft::{Draft, Texts};
 use self::envelope::EnvelopePlan;
+use self::names::Names;
 use self::readable::{Readable, readable};
-use self::scan::{DEPTH_MAX, PathTrie, ScanError, Scanner, sanitise};
+use self::scan::{DEPTH_MAX, ScanError, Scanner, sanitise};
 use self::schemas::Schemas;
+use self::trie::PathTrie;
 use crate::contract::batch::{RawBatch, RawMessage};
 use crate::contract::epoch::NO_WATERMARK;
 use crate::contract::event::{
@@ -78,6 +86,28 @@ enum Reading {
     /// Each as one JSON object, of which these paths are wanted.
     Json(PathTrie),
     CloudEvents(CloudEvents),
+}
+
+/// What the messages of a batch are like, learned from each for those that follow it.
+struct Learned<'p> {
+    payloads: Payloads<'p>,
+    minutes: Minutes,
+}
+
+enum Payloads<'p> {
+    Json(Names<'p>),
+    CloudEvents(&'p CloudEvents, Modes<'p>),
+}
+
+impl<'p> Learned<'p> {
+    /// Nothing yet.
+    fn new(reading: &'p Reading) -> Self {
+        let payloads = match reading {
+            Reading::Json(trie) => Payloads::Json(Names::new(trie)),
+            Reading::CloudEvents(events) => Payloads::CloudEvents(events, events.modes()),
+        };
+        Self { payloads, minutes: Minutes::default() }
+    }
 }
 
 /// What is wanted of an event besides headers, and the slots for it.
@@ -156,30 +186,27 @@ impl DecodePlan {
         let stride = self.projection.fields.len();
         let RawBatch { stream, buffer, messages, .. } = raw;
         let Readable { text, broken } = readable(buffer.into(), &messages);
-        let mut batch = EventBatch {
-            source: self.settings.index,
-            stream,
-            text: Arc::new(text),
-            scratch: Arc::default(),
-            stride,
-            slots: Vec::with_capacity(messages.len() * stride),
-            events: Vec::with_capacity(messages.len()),
-            messages: Arc::default(),
-        };
+        let mut texts = Texts { text, scratch: String::new(), stream };
+        let mut slots = Vec::with_capacity(messages.len() * stride);
+        let mut events = Vec::with_capacity(messages.len());
+        let mut learned = Learned::new(&self.reading);
         let mut dead = Vec::new();
         let mut timestamp_max_us = None;
         for (index, message) in messages.iter().enumerate() {
-            let slots_before = batch.slots.len();
-            batch.slots.resize(slots_before + stride, Slot::Null);
+            let slots_before = slots.len();
+            slots.resize(slots_before + stride, Slot::Null);
             let broken = broken.get(&index);
             let result = match broken {
                 Some(_) => Err(DeadLetter::new("not_utf8", "the message is not valid UTF-8")),
-                None => self.decode_message(&mut batch, slots_before, message),
+                None => {
+                    let slots = &mut slots[slots_before..];
+                    self.decode_message(&mut learned, &mut texts, slots, message)
+                }
             };
             match result {
                 Ok(timestamp_us) => {
                     timestamp_max_us = timestamp_max_us.max(Some(timestamp_us));
-                    batch.events.push(EventMeta {
+                    events.push(EventMeta {
                         timestamp_us,
                         ordinal: message.ordinal,
                         message: index as u32,
@@ -187,25 +214,35 @@ impl DecodePlan {
                     });
                 }
                 Err(letter) => {
-                    batch.slots.truncate(slots_before);
-                    let written = |range: &Range<u32>| batch.text(range.clone()).as_bytes();
+                    slots.truncate(slots_before);
+                    let written = |range: &Range<u32>| texts.part(range).as_bytes();
                     let (subject, payload) = match broken {
                         Some(broken) => (&*broken.subject, &*broken.payload),
                         None => (written(&message.subject), written(&message.payload)),
                     };
                     dead.push(dead_row(
                         &self.name,
-                        &batch.stream,
+                        &texts.stream,
                         &String::from_utf8_lossy(subject),
                         message,
                         payload,
                         &letter,
-                        trace(&batch.text, message),
+                        trace(&texts.text, message),
                     ));
                 }
             }
         }
-        batch.messages = Arc::new(messages);
+        let Texts { text, scratch, stream } = texts;
+        let batch = EventBatch {
+            source: self.settings.index,
+            stream,
+            text: Arc::new(text),
+            messages: Arc::new(messages),
+            scratch: Arc::new(scratch),
+            stride,
+            slots,
+            events,
+        };
         Decoded { batch, dead, timestamp_max_us }
     }
 
@@ -282,8 +319,9 @@ impl DecodePlan {
 
     fn decode_message(
         &self,
-        batch: &mut EventBatch,
-        slots_before: usize,
+        learned: &mut Learned<'_>,
+        texts: &mut Texts,
+        slots: &mut [Slot],
         message: &RawMessage,
     ) -> Result<i64, DeadLetter> {
         let size_bytes = u64::from(message.payload.end - message.payload.start);
@@ -291,13 +329,12 @@ impl DecodePlan {
             let detail = format!("{size_bytes} bytes, max_bytes is {}", self.settings.bytes_max);
             return Err(DeadLetter::new("too_large", detail));
         }
-        let EventBatch { text, scratch, slots, .. } = batch;
-        // Only the text of a batch that nobody shares yet is ever added to.
-        let (text, scratch) = (Arc::make_mut(text), Arc::make_mut(scratch));
-        let slots = &mut slots[slots_before..];
-        let content = match &self.reading {
-            Reading::Json(trie) => read_json(trie, slots, text, scratch, message)?,
-            Reading::CloudEvents(events) => events.read(slots, text, scratch, message)?,
+        let Texts { text, scratch, stream } = texts;
+        let content = match &mut learned.payloads {
+            Payloads::Json(names) => read_json(names, slots, text, scratch, message)?,
+            Payloads::CloudEvents(events, modes) => {
+                events.read(modes, slots, text, scratch, message)?
+            }
         };
         for slot in &self.payload_slots {
             slots[*slot] = payload_slot(&content, text, scratch);
@@ -305,7 +342,8 @@ impl DecodePlan {
         if content.is_hostile {
             self.sanitise_json(slots, text, scratch);
         }
-        let timestamp_us = self.envelope.fill(slots, text, scratch, &batch.stream, message)?;
+        let minutes = &mut learned.minutes;
+        let timestamp_us = self.envelope.fill(minutes, slots, text, scratch, stream, message)?;
         for (slot, kind) in &self.types {
             slots[*slot] = types::fitting(slots[*slot], *kind, text, scratch);
         }
@@ -319,26 +357,22 @@ impl DecodePlan {
             );
             return Err(DeadLetter { reason: "future", detail, timestamp_us: Some(timestamp_us) });
         }
-        self.check_schema(batch, slots_before, &content).map_err(|detail| DeadLetter {
+        let event = Draft { texts, slots };
+        self.check_schema(&event, &content).map_err(|detail| DeadLetter {
             reason: "schema",
             detail,
             timestamp_us: Some(timestamp_us),
         })?;
-        self.check_keys(batch, slots_before, timestamp_us)?;
+        self.check_keys(&event, timestamp_us)?;
         Ok(timestamp_us)
     }
 
     /// What of the payload violates the schema of its event type, if that has one.
-    fn check_schema(
-        &self,
-        batch: &EventBatch,
-        slots_before: usize,
-        content: &Content,
-    ) -> Result<(), String> {
+    fn check_schema(&self, event: &Draft<'_>, content: &Content) -> Result<(), String> {
         let Some(slot) = self.event_type_slot else {
             return Ok(());
         };
-        let event_type = batch.val(batch.slots[slots_before + slot]);
+        let event_type = event.get(slot);
         let Some(event_type) = event_type.canonical_text() else {
             return Ok(());
         };
@@ -348,10 +382,10 @@ impl DecodePlan {
         let mut sane = String::new();
         let payload = match content.payload {
             Slot::Json { start, end } if content.is_hostile => {
-                sanitise(batch.text(start..end), &mut sane);
+                sanitise(event.texts.part(&(start..end)), &mut sane);
                 sane.as_str()
             }
-            Slot::Json { start, end } => batch.text(start..end),
+            Slot::Json { start, end } => event.texts.part(&(start..end)),
             _ => "null",
         };
         self.settings.schemas.violation(&event_type, payload).map_or(Ok(()), Err)
@@ -370,12 +404,7 @@ impl DecodePlan {
         }
     }
 
-    fn check_keys(
-        &self,
-        batch: &mut EventBatch,
-        slots_before: usize,
-        timestamp_us: i64,
-    ) -> Result<(), DeadLetter> {
+    fn check_keys(&self, event: &Draft<'_>, timestamp_us: i64) -> Result<(), DeadLetter> {
         let long = |slot: &Slot| match slot {
             Slot::Text { start, end }
             | Slot::Scratch { start, end }
@@ -383,25 +412,22 @@ impl DecodePlan {
             | Slot::ScratchJson { start, end } => (end - start) as usize > KEY_BYTES_SAFE,
             _ => false,
         };
-        let suspicious = batch.slots[slots_before..]
+        let suspicious = event
+            .slots
             .iter()
             .enumerate()
             .any(|(slot, value)| !self.payload_slots.contains(&slot) && long(value));
-        if !suspicious || self.projection.keys.is_empty() {
+        if !suspicious {
             return Ok(());
         }
         // Rare: look at the event as operators will.
-        let index = batch.events.len();
-        batch.events.push(EventMeta { timestamp_us, ordinal: 0, message: 0, late: false });
-        let view = batch.view(index);
         let too_long = self.projection.keys.iter().any(|need| {
-            need.condition.as_ref().is_none_or(|condition| condition.holds(&view))
+            need.condition.as_ref().is_none_or(|condition| condition.holds(event))
                 && need.keys.iter().any(|key| {
-                    let text = key.eval(&view);
+                    let text = key.eval(event);
                     text.canonical_text().is_some_and(|text| text.len() > KEY_BYTES_MAX)
                 })
         });
-        batch.events.pop();
         if too_long {
             let detail = format!("a text of over {KEY_BYTES_MAX} bytes where a key is needed");
             return Err(DeadLetter {
@@ -432,15 +458,14 @@ fn written<'t>(slot: Slot, text: &'t str, scratch: &'t str) -> Option<&'t str> {
 }
 
 fn read_json(
-    trie: &PathTrie,
+    names: &mut Names<'_>,
     slots: &mut [Slot],
     text: &str,
     scratch: &mut String,
     message: &RawMessage,
 ) -> Result<Content, DeadLetter> {
     let (start, end) = (message.payload.start, message.payload.end);
-    let payload = text.get(start as usize..end as usize).unwrap_or_default();
-    let mut scanner = Scanner::new(payload.as_bytes(), start, trie, scratch);
+    let mut scanner = Scanner::new(text, start..end, names, scratch);
     scanner.scan(slots).map_err(explain)?;
     Ok(Content { payload: Slot::Json { start, end }, is_hostile: scanner.is_hostile })
 }

@@ -161,10 +161,7 @@ fn fit(schema: &Schema, op: Option<&str>, row: &Row, size_bytes_max: usize) -> (
     let mut sizes: Vec<(usize, usize)> = values
         .iter()
         .enumerate()
-        .filter_map(|(column, value)| match value {
-            Value::Text(text) | Value::Json(text) => Some((text.len(), column)),
-            _ => None,
-        })
+        .filter_map(|(column, value)| Some((value.written()?.len(), column)))
         .filter(|(_, column)| !schema.key.contains(column))
         .collect();
     sizes.sort_unstable();

@@ -26,10 +26,7 @@ impl Record<'_> {
     #[inline]
     pub(super) fn text<T>(self, column: usize, look: impl FnOnce(Option<&str>) -> T) -> T {
         match self {
-            Self::Row(row) => look(match row.values().get(column) {
-                Some(Value::Text(text) | Value::Json(text)) => Some(text),
-                _ => None,
-            }),
+            Self::Row(row) => look(row.values().get(column).and_then(Value::written)),
             Self::Event(events, event) => events.text(event, column, look),
         }
     }

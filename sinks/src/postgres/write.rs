@@ -398,9 +398,6 @@ fn chunk<R: Borrow<Row>>(rows: &[R]) -> (usize, usize) {
 }
 
 fn size_bytes(row: &Row) -> usize {
-    let size = |value: &Value| match value {
-        Value::Text(text) | Value::Json(text) => text.len() + 4,
-        _ => 12,
-    };
+    let size = |value: &Value| value.written().map_or(12, |text| text.len() + 4);
     row.values().iter().map(size).sum()
 }

@@ -13,7 +13,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::dead::DeadLetter;
 use super::envelope::{header, headers, write};
-use super::scan::{PathTrie, ScanError, Scanner};
+use super::names::Names;
+use super::scan::{ScanError, Scanner};
+use super::trie::PathTrie;
 use super::{Content, Wanted, explain, written};
 use crate::contract::batch::RawMessage;
 use crate::contract::event::{Field, Projection, Slot};
@@ -43,6 +45,12 @@ pub(super) struct CloudEvents {
     version_slot: usize,
     data_slot: usize,
     base64_slot: usize,
+}
+
+/// What the messages of a batch had for names, in each mode.
+pub(super) struct Modes<'t> {
+    data: Names<'t>,
+    structured: Names<'t>,
 }
 
 /// The mode of a message.
@@ -77,9 +85,15 @@ impl CloudEvents {
         Self { attributes, data, structured, version_slot, data_slot, base64_slot }
     }
 
+    /// What is known before a batch.
+    pub(super) fn modes(&self) -> Modes<'_> {
+        Modes { data: Names::new(&self.data), structured: Names::new(&self.structured) }
+    }
+
     /// Fills the slots of the attributes and of the paths in the data; where the data is.
     pub(super) fn read(
         &self,
+        modes: &mut Modes<'_>,
         slots: &mut [Slot],
         text: &mut String,
         scratch: &mut String,
@@ -89,10 +103,10 @@ impl CloudEvents {
             Mode::Binary => {
                 self.fill_from_headers(slots, text, scratch, message);
                 let (start, end) = (message.payload.start, message.payload.end);
-                self.scan_data(slots, text, scratch, (start, end))
+                scan_data(&mut modes.data, slots, text, scratch, (start, end))
             }
             Mode::Structured(is_guess) => {
-                self.scan_structured(slots, text, scratch, message, is_guess)
+                self.scan_structured(modes, slots, text, scratch, message, is_guess)
             }
         }?;
         // A number or an object is no version.
@@ -143,34 +157,17 @@ impl CloudEvents {
         }
     }
 
-    /// Reads data that stands alone: one JSON object, or nothing.
-    fn scan_data(
-        &self,
-        slots: &mut [Slot],
-        text: &str,
-        scratch: &mut String,
-        (start, end): (u32, u32),
-    ) -> Result<Content, DeadLetter> {
-        let data = text.get(start as usize..end as usize).unwrap_or_default();
-        if matches!(data.trim_ascii(), "" | "null") {
-            return Ok(Content { payload: Slot::Null, is_hostile: false });
-        }
-        let mut scanner = Scanner::new(data.as_bytes(), start, &self.data, scratch);
-        scanner.scan(slots).map_err(about_data)?;
-        Ok(Content { payload: Slot::Json { start, end }, is_hostile: scanner.is_hostile })
-    }
-
     fn scan_structured(
         &self,
+        modes: &mut Modes<'_>,
         slots: &mut [Slot],
         text: &mut String,
         scratch: &mut String,
         message: &RawMessage,
         is_guess: bool,
     ) -> Result<Content, DeadLetter> {
-        let start = message.payload.start;
-        let event = text.get(start as usize..message.payload.end as usize).unwrap_or_default();
-        let mut scanner = Scanner::new(event.as_bytes(), start, &self.structured, scratch);
+        let payload = message.payload.clone();
+        let mut scanner = Scanner::new(text, payload, &mut modes.structured, scratch);
         scanner.scan(slots).map_err(explain)?;
         let is_hostile = scanner.is_hostile;
         if slots[self.version_slot] == Slot::Null {
@@ -193,12 +190,29 @@ impl CloudEvents {
                     let detail = "`data_base64` is no text in base64";
                     return Err(DeadLetter::new(REASON, detail));
                 };
-                let content = self.scan_data(slots, text, scratch, place)?;
+                let content = scan_data(&mut modes.data, slots, text, scratch, place)?;
                 Ok(Content { is_hostile: content.is_hostile || is_hostile, ..content })
             }
             _ => Err(DeadLetter::new(REASON, "it has both `data` and `data_base64`")),
         }
     }
+}
+
+/// Reads data that stands alone: one JSON object, or nothing.
+fn scan_data(
+    names: &mut Names<'_>,
+    slots: &mut [Slot],
+    text: &str,
+    scratch: &mut String,
+    (start, end): (u32, u32),
+) -> Result<Content, DeadLetter> {
+    let data = text.get(start as usize..end as usize).unwrap_or_default();
+    if matches!(data.trim_ascii(), "" | "null") {
+        return Ok(Content { payload: Slot::Null, is_hostile: false });
+    }
+    let mut scanner = Scanner::new(text, start..end, names, scratch);
+    scanner.scan(slots).map_err(about_data)?;
+    Ok(Content { payload: Slot::Json { start, end }, is_hostile: scanner.is_hostile })
 }
 
 fn mode(text: &str, message: &RawMessage) -> Result<Mode, DeadLetter> {

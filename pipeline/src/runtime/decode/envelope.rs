@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use waterwheel_config::expr::Number;
-use waterwheel_config::timestamp;
+use waterwheel_config::timestamp::{self, Minutes};
 
 use super::Wanted;
 use super::dead::DeadLetter;
@@ -82,6 +82,7 @@ impl EnvelopePlan {
     /// Fills what the payload did not; the event's timestamp.
     pub(super) fn fill(
         &self,
+        minutes: &mut Minutes,
         slots: &mut [Slot],
         text: &str,
         scratch: &mut String,
@@ -134,13 +135,15 @@ impl EnvelopePlan {
                 found => slots[*slot] = found,
             }
         }
-        let timestamp_us = self.timestamp(slots[self.timestamp_slot], text, scratch, message)?;
+        let timestamp_us =
+            self.timestamp(minutes, slots[self.timestamp_slot], text, scratch, message)?;
         slots[self.timestamp_slot] = Slot::Timestamp(timestamp_us);
         Ok(timestamp_us)
     }
 
     fn timestamp(
         &self,
+        minutes: &mut Minutes,
         slot: Slot,
         text: &str,
         scratch: &str,
@@ -164,11 +167,11 @@ impl EnvelopePlan {
             }
             Slot::Text { start, end } => {
                 let written = text.get(start as usize..end as usize).unwrap_or_default();
-                self.parse(written).ok_or_else(|| piece(text, start, end))
+                self.parse(minutes, written).ok_or_else(|| piece(text, start, end))
             }
             Slot::Scratch { start, end } => {
                 let written = piece(scratch, start, end);
-                self.parse(&written).ok_or(written)
+                self.parse(minutes, &written).ok_or(written)
             }
             Slot::Integer(number) => {
                 timestamp::from_integer(number.into()).ok_or_else(|| number.to_string())
@@ -186,8 +189,8 @@ impl EnvelopePlan {
         read.map_err(unreadable)
     }
 
-    fn parse(&self, written: &str) -> Option<i64> {
-        timestamp::parse(written).or_else(|| match Number::parse(written) {
+    fn parse(&self, minutes: &mut Minutes, written: &str) -> Option<i64> {
+        minutes.parse(written).or_else(|| match Number::parse(written) {
             Some(Number::Integer(number)) if self.timestamp_is_text => {
                 timestamp::from_integer(number)
             }

@@ -2,19 +2,23 @@
 //!
 //! The whole text is checked, in the parts that nobody reads too: a dead letter must not depend on
 //! what the deployment happens to name. The wanted paths form a trie; where the text leaves the
-//! trie, values are skipped without building anything. Recursion ends at [`DEPTH_MAX`].
+//! trie, values are skipped without building anything. Most names are not even read: they stand
+//! where [`Names`] expects them. Recursion ends at [`DEPTH_MAX`].
+
+use std::ops::Range;
 
 use waterwheel_config::expr::Number;
 use waterwheel_config::value::canonical_double;
 
+use super::names::{Member, Names, Place};
 use crate::contract::event::Slot;
 
 /// Objects and lists nested deeper than this make a message a dead letter (SPEC 2).
-pub const DEPTH_MAX: usize = 64;
+pub(super) const DEPTH_MAX: usize = 64;
 
 /// Why a text is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScanError {
+pub(super) enum ScanError {
     /// Not JSON, at this byte.
     Syntax(usize),
     /// JSON, but not an object.
@@ -25,109 +29,43 @@ pub enum ScanError {
     TooDeep,
 }
 
-/// The wanted paths as a trie; node 0 is the root.
-#[derive(Clone, Debug)]
-pub struct PathTrie {
-    nodes: Vec<Node>,
-}
-
-impl Default for PathTrie {
-    /// A trie that wants nothing.
-    fn default() -> Self {
-        Self { nodes: vec![Node::default()] }
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct Node {
-    children: Vec<Child>,
-    slots: Vec<usize>,
-    /// The slots of all nodes below.
-    below: Vec<usize>,
-}
-
-#[derive(Clone, Debug)]
-struct Child {
-    name: Box<[u8]>,
-    /// The name's [`head`]: one comparison tells most names apart, and short ones wholly.
-    head: u64,
-    node: usize,
-}
-
-impl PathTrie {
-    /// Wants the value at a path in a slot.
-    pub fn insert(&mut self, path: &[String], slot: usize) {
-        let mut at = 0;
-        for name in path {
-            self.nodes[at].below.push(slot);
-            let name = name.as_bytes();
-            at = match self.child(at, name, name.len()) {
-                Some(child) => child,
-                None => {
-                    self.nodes.push(Node::default());
-                    let node = self.nodes.len() - 1;
-                    let head = head(name, name.len());
-                    self.nodes[at].children.push(Child { name: name.into(), head, node });
-                    node
-                }
-            };
-        }
-        self.nodes[at].slots.push(slot);
-    }
-
-    /// The child whose name these bytes begin with, up to a length.
-    #[inline]
-    fn child(&self, node: usize, bytes: &[u8], length: usize) -> Option<usize> {
-        let (head, rest) = (head(bytes, length), &bytes[length.min(HEAD_BYTES)..length]);
-        let is_it = |child: &&Child| {
-            child.head == head
-                && child.name.len() == length
-                && (rest.is_empty() || child.name[HEAD_BYTES..] == *rest)
-        };
-        self.nodes[node].children.iter().find(is_it).map(|child| child.node)
-    }
-}
-
-const HEAD_BYTES: usize = 8;
-
-/// The first eight bytes of a name of this length as a number; zeros follow a shorter name.
-#[inline]
-fn head(bytes: &[u8], length: usize) -> u64 {
-    let beyond = 8 * HEAD_BYTES.saturating_sub(length) as u32;
-    match bytes.first_chunk::<HEAD_BYTES>() {
-        // What stands behind the name is not its own.
-        Some(chunk) => u64::from_le_bytes(*chunk) & u64::MAX.checked_shr(beyond).unwrap_or(0),
-        None => bytes[..length].iter().rev().fold(0, |head, byte| head << 8 | u64::from(*byte)),
-    }
-}
-
 /// Scans one payload.
-pub struct Scanner<'a> {
+pub(super) struct Scanner<'a, 't> {
     bytes: &'a [u8],
     at: usize,
-    /// Where the payload begins in the batch's buffer.
+    /// The payload, and in the buffer what lies behind it.
+    onward: &'a [u8],
+    /// Where the payload begins in the buffer.
     offset: u32,
-    trie: &'a PathTrie,
+    names: &'a mut Names<'t>,
     scratch: &'a mut String,
     /// True once something was seen that sinks cannot take as written: `\u0000`, half a surrogate
     /// pair, or a number of more digits than Postgres has room for.
-    pub is_hostile: bool,
+    pub(super) is_hostile: bool,
 }
 
-impl<'a> Scanner<'a> {
-    /// A scanner of a payload that lies at `offset` in the batch's buffer and is valid UTF-8.
-    pub fn new(bytes: &'a [u8], offset: u32, trie: &'a PathTrie, scratch: &'a mut String) -> Self {
-        Self { bytes, at: 0, offset, trie, scratch, is_hostile: false }
+impl<'a, 't> Scanner<'a, 't> {
+    /// A scanner of a payload in a batch's buffer.
+    pub(super) fn new(
+        buffer: &'a str,
+        payload: Range<u32>,
+        names: &'a mut Names<'t>,
+        scratch: &'a mut String,
+    ) -> Self {
+        let (start, end) = (payload.start as usize, payload.end as usize);
+        let bytes = buffer.get(start..end).unwrap_or_default().as_bytes();
+        let onward = buffer.as_bytes().get(start..).unwrap_or_default();
+        Self { bytes, at: 0, onward, offset: payload.start, names, scratch, is_hostile: false }
     }
 
     /// Checks the whole text and fills the slots.
-    pub fn scan(&mut self, slots: &mut [Slot]) -> Result<(), ScanError> {
+    pub(super) fn scan(&mut self, slots: &mut [Slot]) -> Result<(), ScanError> {
         self.space();
         match self.peek() {
-            Some(b'{') => self.object(Some(0), slots, 1)?,
+            Some(b'{') => self.object(Member::ROOT, slots, 1)?,
             Some(_) => {
                 // A list is JSON, a truncated list is not: the reason should say which.
-                self.value(None, slots, 0)?;
+                self.value(Member::UNKNOWN, slots, 0)?;
                 self.end()?;
                 return Err(ScanError::NotObject);
             }
@@ -165,7 +103,7 @@ impl<'a> Scanner<'a> {
 
     fn object(
         &mut self,
-        node: Option<usize>,
+        object: Member,
         slots: &mut [Slot],
         depth: usize,
     ) -> Result<(), ScanError> {
@@ -178,13 +116,12 @@ impl<'a> Scanner<'a> {
             self.at += 1;
             return Ok(());
         }
+        let mut place = self.names.inside(object);
         loop {
             self.space();
-            let child = self.key(node)?;
+            let member = self.name(object, &mut place)?;
             self.space();
-            self.expect(b':')?;
-            self.space();
-            self.value(child, slots, depth)?;
+            self.value(member, slots, depth)?;
             self.space();
             match self.peek() {
                 Some(b',') => self.at += 1,
@@ -197,49 +134,63 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads a key; the trie's node below `node` that it leads to.
+    /// Passes a name and its colon; the member that it begins.
     #[inline]
-    fn key(&mut self, node: Option<usize>) -> Result<Option<usize>, ScanError> {
-        let (start, end, escaped) = self.string()?;
-        let Some(node) = node else {
-            return Ok(None);
-        };
-        if !escaped {
-            return Ok(self.trie.child(node, &self.bytes[start..], end - start));
+    fn name(&mut self, object: Member, place: &mut Option<Place>) -> Result<Member, ScanError> {
+        let found = place.as_mut().and_then(|p| self.names.guess(p, &self.onward[self.at..]));
+        match found {
+            // Not one that ends in the next message.
+            Some((member, length)) if self.at + length <= self.bytes.len() => {
+                self.at += length;
+                Ok(member)
+            }
+            _ => self.unexpected_name(object, place.as_mut()),
         }
-        let before = self.scratch.len();
-        unescape(&self.bytes[start..end], self.scratch);
-        let name = &self.scratch.as_bytes()[before..];
-        let child = self.trie.child(node, name, name.len());
-        self.scratch.truncate(before);
-        Ok(child)
     }
 
-    fn value(
+    #[inline(never)]
+    fn unexpected_name(
         &mut self,
-        node: Option<usize>,
-        slots: &mut [Slot],
-        depth: usize,
-    ) -> Result<(), ScanError> {
+        object: Member,
+        place: Option<&mut Place>,
+    ) -> Result<Member, ScanError> {
+        let before = self.at;
+        let (start, end, escaped) = self.string()?;
+        let node = match object.node {
+            Some(node) if escaped => {
+                let unescaped_at = self.scratch.len();
+                unescape(&self.bytes[start..end], self.scratch);
+                let name = &self.scratch.as_bytes()[unescaped_at..];
+                let child = self.names.trie().child(node, name, name.len());
+                self.scratch.truncate(unescaped_at);
+                child
+            }
+            Some(node) => self.names.trie().child(node, &self.bytes[start..], end - start),
+            None => None,
+        };
+        self.space();
+        self.expect(b':')?;
+        // One with escapes could be written in other ways: to expect this one gains nothing.
+        match place {
+            Some(place) if !escaped => {
+                Ok(self.names.learn(place, &self.bytes[before..self.at], node))
+            }
+            _ => Ok(Member::unnamed(node)),
+        }
+    }
+
+    fn value(&mut self, member: Member, slots: &mut [Slot], depth: usize) -> Result<(), ScanError> {
         let start = self.at;
-        if let Some(node) = node {
+        if let Some(node) = member.node {
             // Of duplicate keys the last one counts: what an earlier one set below is forgotten.
-            for &slot in &self.trie.nodes[node].below {
+            for &slot in self.names.trie().slots_below(node) {
                 slots[slot] = Slot::Null;
             }
         }
         let value = match self.peek() {
-            Some(b'"') => {
-                let (start, end, escaped) = self.string()?;
-                match node {
-                    Some(node) if !self.trie.nodes[node].slots.is_empty() => {
-                        self.text(start, end, escaped)
-                    }
-                    _ => return Ok(()),
-                }
-            }
+            Some(b'"') => return self.text(member, slots),
             Some(b'{') => {
-                self.object(node, slots, depth + 1)?;
+                self.object(member, slots, depth + 1)?;
                 Slot::Json { start: self.place(start), end: self.place(self.at) }
             }
             Some(b'[') => {
@@ -249,14 +200,36 @@ impl<'a> Scanner<'a> {
             Some(b't') => self.word(b"true", Slot::Boolean(true))?,
             Some(b'f') => self.word(b"false", Slot::Boolean(false))?,
             Some(b'n') => self.word(b"null", Slot::Null)?,
-            Some(b'-' | b'0'..=b'9') => self.number(node.is_some())?,
+            Some(b'-' | b'0'..=b'9') => self.number(member.node.is_some())?,
             _ => return Err(ScanError::Syntax(self.at)),
         };
-        if let Some(node) = node {
-            for &slot in &self.trie.nodes[node].slots {
-                slots[slot] = value;
-            }
+        for &slot in self.slots(member) {
+            slots[slot] = value;
         }
+        Ok(())
+    }
+
+    /// The slots that want a member's value.
+    #[inline]
+    fn slots(&self, member: Member) -> &'t [usize] {
+        member.node.map_or(&[], |node| self.names.trie().slots(node))
+    }
+
+    #[inline]
+    fn text(&mut self, member: Member, slots: &mut [Slot]) -> Result<(), ScanError> {
+        let (start, end, escaped) = self.string()?;
+        let wanted = self.slots(member);
+        if escaped && !wanted.is_empty() {
+            let before = self.scratch.len() as u32;
+            unescape(&self.bytes[start..end], self.scratch);
+            let text = Slot::Scratch { start: before, end: self.scratch.len() as u32 };
+            wanted.iter().for_each(|slot| slots[*slot] = text);
+            return Ok(());
+        }
+        // Made in its place: one made elsewhere in parts and then moved whole keeps the processor
+        // waiting for the parts.
+        let (start, end) = (self.place(start), self.place(end));
+        wanted.iter().for_each(|slot| slots[*slot] = Slot::Text { start, end });
         Ok(())
     }
 
@@ -272,7 +245,7 @@ impl<'a> Scanner<'a> {
         }
         loop {
             self.space();
-            self.value(None, slots, depth)?;
+            self.value(Member::UNKNOWN, slots, depth)?;
             self.space();
             match self.peek() {
                 Some(b',') => self.at += 1,
@@ -428,15 +401,6 @@ impl<'a> Scanner<'a> {
         self.at - start
     }
 
-    fn text(&mut self, start: usize, end: usize, escaped: bool) -> Slot {
-        if !escaped {
-            return Slot::Text { start: self.place(start), end: self.place(end) };
-        }
-        let before = self.scratch.len() as u32;
-        unescape(&self.bytes[start..end], self.scratch);
-        Slot::Scratch { start: before, end: self.scratch.len() as u32 }
-    }
-
     fn place(&self, at: usize) -> u32 {
         self.offset + at as u32
     }
@@ -484,7 +448,7 @@ fn unescape(inside: &[u8], out: &mut String) {
 
 /// A JSON text that every sink can take, appended: `\u0000` and halves of surrogate pairs are
 /// written `\ufffd`, and numbers of too many digits as their doubles are.
-pub fn sanitise(json: &str, out: &mut String) {
+pub(super) fn sanitise(json: &str, out: &mut String) {
     let bytes = json.as_bytes();
     let (mut at, mut copied) = (0, 0);
     while let Some(byte) = bytes.get(at) {
@@ -569,33 +533,47 @@ fn low_surrogate(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::trie::PathTrie;
     use super::*;
     use proptest::prelude::*;
 
     fn scan(text: &str, paths: &[&str]) -> Result<Vec<String>, ScanError> {
+        scan_each(&[text], paths).remove(0)
+    }
+
+    /// Scans payloads that lie in one buffer.
+    fn scan_each(payloads: &[&str], paths: &[&str]) -> Vec<Result<Vec<String>, ScanError>> {
         let mut trie = PathTrie::default();
         for (slot, path) in paths.iter().enumerate() {
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
             trie.insert(&path, slot);
         }
-        let mut slots = vec![Slot::Null; paths.len()];
-        let mut scratch = String::new();
-        Scanner::new(text.as_bytes(), 0, &trie, &mut scratch).scan(&mut slots)?;
-        Ok(slots
-            .into_iter()
-            .map(|slot| match slot {
-                Slot::Text { start, end } => format!("'{}'", &text[start as usize..end as usize]),
-                Slot::Scratch { start, end } => {
-                    format!("'{}'", &scratch[start as usize..end as usize])
-                }
-                Slot::Json { start, end } => text[start as usize..end as usize].to_owned(),
-                Slot::Integer(number) => number.to_string(),
-                Slot::Unsigned(number) => number.to_string(),
-                Slot::Float(number) => format!("{number:e}"),
-                Slot::Boolean(flag) => flag.to_string(),
-                _ => "null".to_owned(),
-            })
-            .collect())
+        let (buffer, mut end) = (payloads.concat(), 0);
+        let mut names = Names::new(&trie);
+        let mut scan = |payload: &&str| {
+            let start = end;
+            end += payload.len() as u32;
+            let mut slots = vec![Slot::Null; paths.len()];
+            let mut scratch = String::new();
+            Scanner::new(&buffer, start..end, &mut names, &mut scratch).scan(&mut slots)?;
+            Ok(slots.into_iter().map(|slot| shown(slot, &buffer, &scratch)).collect())
+        };
+        payloads.iter().map(&mut scan).collect()
+    }
+
+    fn shown(slot: Slot, text: &str, scratch: &str) -> String {
+        match slot {
+            Slot::Text { start, end } => format!("'{}'", &text[start as usize..end as usize]),
+            Slot::Scratch { start, end } => {
+                format!("'{}'", &scratch[start as usize..end as usize])
+            }
+            Slot::Json { start, end } => text[start as usize..end as usize].to_owned(),
+            Slot::Integer(number) => number.to_string(),
+            Slot::Unsigned(number) => number.to_string(),
+            Slot::Float(number) => format!("{number:e}"),
+            Slot::Boolean(flag) => flag.to_string(),
+            _ => "null".to_owned(),
+        }
     }
 
     #[test]
@@ -627,6 +605,18 @@ mod tests {
         assert_eq!(scan(&text, &names).unwrap(), ["0", "1", "2", "3", "4", "5", "6"]);
         assert_eq!(scan(r#"{"a":5}"#, &["a", "b", "a\0"]).unwrap(), ["5", "null", "null"]);
         assert_eq!(scan(r#"{"a\u0062":5}"#, &["ab"]).unwrap(), ["5"]);
+    }
+
+    #[test]
+    fn no_name_reaches_into_the_next_payload() {
+        let whole = r#"{"a":{"b":1},"c":2}                "#;
+        for cut in [r#"{"#, r#"{"a":{"#, r#"{"a":{"b":1},"#, r#"{"a":{"b":1},"c"#] {
+            let error = Err(ScanError::Syntax(cut.len()));
+            assert_eq!(scan(cut, &["a.b"]), error);
+            // What follows would go on as was expected.
+            let rest = &whole[cut.len()..];
+            assert_eq!(scan_each(&[whole, cut, rest], &["a.b"])[1], error, "{cut}");
+        }
     }
 
     #[test]
@@ -695,7 +685,8 @@ mod tests {
             let text =
                 format!(r#"{{"a":[{number},1.5e2],"{number}\u0000":"{number}","b":{number}}}"#);
             let (trie, mut scratch, mut out) = (PathTrie::default(), String::new(), String::new());
-            let mut scanner = Scanner::new(text.as_bytes(), 0, &trie, &mut scratch);
+            let mut names = Names::new(&trie);
+            let mut scanner = Scanner::new(&text, 0..text.len() as u32, &mut names, &mut scratch);
             scanner.scan(&mut []).unwrap();
             assert!(scanner.is_hostile, "{number:.40}");
             sanitise(&text, &mut out);
@@ -747,6 +738,27 @@ mod tests {
                     || error.to_string().contains("hex escape") => {}
                 Err(_) => prop_assert!(ours.is_err(), "{text}"),
             }
+        }
+
+        #[test]
+        fn what_came_before_changes_nothing(
+            values in prop::collection::vec((json(), json(), 0..200usize, any::<bool>()), 1..12),
+        ) {
+            let payload = |(a, b, length, is_spaced): (_, _, usize, _)| {
+                let value = serde_json::json!({ "a": a, "b": { "a": b, "c": 1 } });
+                let mut text = match is_spaced {
+                    true => serde_json::to_string_pretty(&value).unwrap(),
+                    false => value.to_string(),
+                };
+                // Some are cut off.
+                text.truncate((0..=length).rev().find(|at| text.is_char_boundary(*at)).unwrap());
+                text
+            };
+            let payloads: Vec<String> = values.into_iter().map(payload).collect();
+            let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
+            let paths = ["a", "a.a", "a.b", "b.a.b", "b.c", "b.a.c.a"];
+            let alone: Vec<_> = payloads.iter().map(|payload| scan(payload, &paths)).collect();
+            prop_assert_eq!(scan_each(&payloads, &paths), alone);
         }
 
         #[test]

@@ -1,6 +1,7 @@
 //! Messages in, events and dead letters out.
 
 use waterwheel_config::document::Document;
+use waterwheel_config::expr::Val;
 use waterwheel_config::value::Value;
 
 use super::*;
@@ -303,4 +304,30 @@ fn timestamps_are_read_in_every_form_wherever_they_are_mapped_from() {
     for plan in [&default, &path, &header, &absent] {
         assert_eq!(event_time(plan, "x: y\r\n", r#"{"timestamp":null}"#), received);
     }
+}
+
+#[test]
+fn a_text_is_compared_in_place_as_it_is_as_a_value() {
+    use waterwheel_config::expr::{Comparison, Constant, Program};
+
+    let mut projection = Projection::default();
+    let paths = ["plain", "escaped", "number", "null", "object", "absent"];
+    let slots = paths.map(|path| projection.slot(&Field::Path(vec![path.to_owned()])));
+    let payload = br#"{"plain":"ab","escaped":"\u0061b","number":5,"null":null,"object":{"ab":1}}"#;
+    let plan = DecodePlan::new(settings(), projection);
+    let decoded = plan.decode(batch(&[payload]));
+    let event = decoded.batch.view(0);
+    let mut count = 0;
+    for slot in slots.into_iter().chain([99]) {
+        for text in ["ab", "ac", "a", "", "5", "null", "{\"ab\":1}"] {
+            let [left, right] =
+                [Program::Slot(slot), Program::Constant(Constant::Text(text.to_owned()))];
+            let equal = Program::Compare(Comparison::Equal, Box::new(left), Box::new(right));
+            let value = equal.eval(&event);
+            assert_eq!(equal.holds(&event), value == Val::Boolean(true), "{slot} {text}");
+            count += usize::from(equal.holds(&event));
+        }
+    }
+    // `ab` twice, and 5.
+    assert_eq!(count, 3);
 }

@@ -37,11 +37,14 @@ pub(super) enum Changed {
     },
 }
 
+/// The time of a row, the row, and what is known of it.
+pub(super) type TimedRow = (i64, Row, Counts);
+
 /// Rows by time, those of one time by their content.
 #[derive(Debug)]
 pub(super) enum TimedRows {
     /// Most keys have one row of each side, which lies with the key.
-    Few(SmallVec<[(i64, Row, Counts); 1]>),
+    Few(SmallVec<[TimedRow; 1]>),
     Many(BTreeMap<(i64, Row), Counts>),
 }
 

@@ -16,7 +16,7 @@ use waterwheel_pipeline::contract::operator::RenderContext;
 use waterwheel_pipeline::contract::state::{Saver, StatePart, key_group};
 
 use super::expiries::Expiries;
-use super::rows::{Changed, Counts, TimedRows};
+use super::rows::{Changed, Counts, TimedRow, TimedRows};
 use super::side::SideRow;
 use super::{Plan, Side};
 use crate::accumulator::Identities;
@@ -179,7 +179,9 @@ impl JoinState {
     }
 
     fn size_bytes(&self) -> usize {
-        self.keys.len() * (size_of::<KeyRows>() + size_of::<u128>() + 8)
+        // The rows count for themselves: also those that lie with their key.
+        let key_bytes = size_of::<KeyRows>() - 2 * size_of::<TimedRow>() + size_of::<u128>() + 8;
+        self.keys.len() * key_bytes
             + self.expiries.len() * size_of::<(i64, u128)>()
             + self.row_bytes
     }
@@ -189,10 +191,7 @@ impl JoinState {
 fn row_bytes(row: &Row) -> usize {
     let text = |value: &Value| value.written().map_or(0, |text| 16 + text.len());
     let values = row.values();
-    size_of::<(i64, Row, Counts)>()
-        + 16
-        + size_of_val(values)
-        + values.iter().map(text).sum::<usize>()
+    size_of::<TimedRow>() + 16 + size_of_val(values) + values.iter().map(text).sum::<usize>()
 }
 
 impl Fold<SideRow, Row> for JoinState {

@@ -161,11 +161,11 @@ impl<'a, 't> Scanner<'a, 't> {
                 let unescaped_at = self.scratch.len();
                 unescape(&self.bytes[start..end], self.scratch);
                 let name = &self.scratch.as_bytes()[unescaped_at..];
-                let child = self.names.trie().child(node, name, name.len());
+                let child = self.names.trie().child(node, name);
                 self.scratch.truncate(unescaped_at);
                 child
             }
-            Some(node) => self.names.trie().child(node, &self.bytes[start..], end - start),
+            Some(node) => self.names.trie().child(node, &self.bytes[start..end]),
             None => None,
         };
         self.space();

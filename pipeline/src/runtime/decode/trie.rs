@@ -24,8 +24,6 @@ struct Node {
 #[derive(Clone, Debug)]
 struct Child {
     name: Box<[u8]>,
-    /// The name's [`head`]: one comparison tells most names apart, and short ones wholly.
-    head: u64,
     node: usize,
 }
 
@@ -36,13 +34,12 @@ impl PathTrie {
         for name in path {
             self.nodes[at].below.push(slot);
             let name = name.as_bytes();
-            at = match self.child(at, name, name.len()) {
+            at = match self.child(at, name) {
                 Some(child) => child,
                 None => {
                     self.nodes.push(Node::default());
                     let node = self.nodes.len() - 1;
-                    let head = head(name, name.len());
-                    self.nodes[at].children.push(Child { name: name.into(), head, node });
+                    self.nodes[at].children.push(Child { name: name.into(), node });
                     node
                 }
             };
@@ -50,15 +47,9 @@ impl PathTrie {
         self.nodes[at].slots.push(slot);
     }
 
-    /// The child whose name these bytes begin with, up to a length.
-    #[inline]
-    pub(super) fn child(&self, node: usize, bytes: &[u8], length: usize) -> Option<usize> {
-        let (head, rest) = (head(bytes, length), &bytes[length.min(HEAD_BYTES)..length]);
-        let is_it = |child: &&Child| {
-            child.head == head
-                && child.name.len() == length
-                && (rest.is_empty() || child.name[HEAD_BYTES..] == *rest)
-        };
+    /// The child with this name.
+    pub(super) fn child(&self, node: usize, name: &[u8]) -> Option<usize> {
+        let is_it = |child: &&Child| *child.name == *name;
         self.nodes[node].children.iter().find(is_it).map(|child| child.node)
     }
 
@@ -72,18 +63,5 @@ impl PathTrie {
     #[inline]
     pub(super) fn slots_below(&self, node: usize) -> &[usize] {
         &self.nodes[node].below
-    }
-}
-
-const HEAD_BYTES: usize = 8;
-
-/// The first eight bytes of a name of this length as a number; zeros follow a shorter name.
-#[inline]
-fn head(bytes: &[u8], length: usize) -> u64 {
-    let beyond = 8 * HEAD_BYTES.saturating_sub(length) as u32;
-    match bytes.first_chunk::<HEAD_BYTES>() {
-        // What stands behind the name is not its own.
-        Some(chunk) => u64::from_le_bytes(*chunk) & u64::MAX.checked_shr(beyond).unwrap_or(0),
-        None => bytes[..length].iter().rev().fold(0, |head, byte| head << 8 | u64::from(*byte)),
     }
 }

@@ -15,8 +15,7 @@ pub const LATEST_US: i64 = 253_402_300_799_999_999;
 /// assert_eq!(parse("30000-01-01T00:00:00Z"), None);
 /// ```
 pub fn parse(text: &str) -> Option<i64> {
-    let (minute, rest) = text.as_bytes().split_first_chunk()?;
-    in_minute(minute_s(minute)?, rest)
+    Minutes::default().parse(text)
 }
 
 /// Reads as [`parse`] does, one timestamp after another: those of neighbouring events mostly lie in

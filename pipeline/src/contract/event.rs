@@ -249,10 +249,14 @@ impl<'a> EventView<'a> {
 
     /// The value in a slot, for as long as the batch lives.
     pub fn val(&self, slot: usize) -> Val<'a> {
-        if slot >= self.batch.stride {
-            return Val::Null;
-        }
-        self.batch.val(self.batch.slots[self.index * self.batch.stride + slot])
+        self.batch.val(self.slot(slot))
+    }
+
+    /// A slot; NULL for one that does not exist.
+    #[inline]
+    fn slot(&self, slot: usize) -> Slot {
+        let EventBatch { stride, slots, .. } = self.batch;
+        if slot < *stride { slots[self.index * stride + slot] } else { Slot::Null }
     }
 
     /// The name of its stream, or the path of its file.
@@ -278,15 +282,11 @@ impl Fields for EventView<'_> {
 
     #[inline]
     fn is_text(&self, slot: usize, text: &str) -> Option<bool> {
-        let EventBatch { stride, slots, text: written, .. } = self.batch;
-        if slot >= *stride {
-            return None;
-        }
-        match slots[self.index * stride + slot] {
+        match self.slot(slot) {
             // Most differ in length: then the text itself is not touched.
             Slot::Text { start, end } => Some(
                 (end - start) as usize == text.len()
-                    && written.as_bytes().get(start as usize..end as usize)
+                    && self.batch.text.as_bytes().get(start as usize..end as usize)
                         == Some(text.as_bytes()),
             ),
             _ => None,
